@@ -1,0 +1,125 @@
+package secret
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memfd is a secret on a descriptor that a child process can inherit: a sealed
+// file without a name in any directory, whose pages are memory.
+//
+// After sealing nobody can change, grow or shrink it, so that nobody can wipe
+// it either: the kernel frees its pages when the last descriptor and mapping of
+// any process is closed, and zeroes them before it gives them to anyone else.
+// [Memfd.Close] after the hand-over is therefore not optional.
+//
+// The pages are locked against swapping as long as this Memfd is open. The lock
+// is this process's: it ends with it.
+type Memfd struct {
+	redacted
+	file *os.File
+	lock mapping // the file's own pages, mapped for reading
+	size int
+}
+
+// memfdSeals forbids every change of the content, and of the seals.
+const memfdSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+
+// NewMemfd copies v into a sealed memory file, close-on-exec, which only its
+// owner may open again (through /proc/PID/fd), and only for reading. The name
+// shows up in /proc and must tell nothing. v stays what it is.
+func NewMemfd(name string, v Value) (*Memfd, error) {
+	m, err := newMemfd(name, v)
+	if err != nil {
+		return nil, fmt.Errorf("making a memory file for a secret: %w", err)
+	}
+	return m, nil
+}
+
+func newMemfd(name string, v Value) (m *Memfd, err error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate(name, flags)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	m = &Memfd{file: os.NewFile(uintptr(fd), "memfd:"+name)}
+	defer func() {
+		if err != nil {
+			_ = m.Close()
+			m = nil
+		}
+	}()
+	err = v.Use(func(b []byte) error {
+		if err := unix.Ftruncate(fd, int64(len(b))); err != nil {
+			return os.NewSyscallError("ftruncate", err)
+		}
+		m.size = len(b)
+		// The lock comes before the content, so that no page holds a part of
+		// it unlocked even for a moment.
+		if err := m.mlock(fd); err != nil {
+			return err
+		}
+		_, err := m.file.WriteAt(b, 0)
+		return err
+	})
+	if err != nil {
+		return m, err
+	}
+	if err := unix.Fchmod(fd, 0o400); err != nil {
+		return m, os.NewSyscallError("fchmod", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, memfdSeals); err != nil {
+		return m, os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
+	}
+	return m, nil
+}
+
+// mlock maps the pages of the file and locks them. The mapping is private and
+// for reading only: it shows the pages of the file themselves, and does not
+// stand in the way of the write seal.
+func (m *Memfd) mlock(fd int) error {
+	if m.size == 0 {
+		m.lock.locked = true
+		return nil
+	}
+	addr, err := unix.MmapPtr(fd, 0, nil, uintptr(m.size), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	m.lock.addr, m.lock.size = addr, m.size
+	if err := unix.Madvise(m.lock.bytes(), unix.MADV_DONTDUMP); err != nil {
+		return os.NewSyscallError("madvise(MADV_DONTDUMP)", err)
+	}
+	m.lock.locked = unix.Mlock(m.lock.bytes()) == nil
+	return nil
+}
+
+// File returns the descriptor, for a child process to inherit. It stays the
+// Memfd's: [Memfd.Close] closes it.
+func (m *Memfd) File() *os.File { return m.file }
+
+// Len returns the size in bytes.
+func (m *Memfd) Len() int { return m.size }
+
+// Locked reports whether the pages are locked and thus never swapped. It is
+// false where RLIMIT_MEMLOCK or the sandbox refused.
+func (m *Memfd) Locked() bool { return m.lock.locked }
+
+// Close gives up this process's hold on the secret. It is safe to call twice.
+func (m *Memfd) Close() error {
+	if m.file == nil {
+		return nil
+	}
+	if m.lock.addr != nil {
+		_ = unix.MunmapPtr(m.lock.addr, uintptr(m.lock.size))
+	}
+	err := m.file.Close()
+	m.file, m.lock = nil, mapping{}
+	return err
+}

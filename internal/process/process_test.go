@@ -206,7 +206,7 @@ func TestDefaultStreamsAreNull(t *testing.T) {
 	if got != "/dev/null\n" {
 		t.Errorf("standard input: %q", got)
 	}
-	p := start(t, shell("readlink /proc/$$/fd/1 >&2"))
+	p := start(t, shell("out=$(readlink /proc/$$/fd/1); echo $out >&2"))
 	wait(t, p)
 	if got := p.StderrTail(); got != "/dev/null\n" {
 		t.Errorf("standard output: %q", got)

@@ -1,0 +1,135 @@
+// Package guest gives tests a real guest to boot: Debian's kernel and an
+// initramfs built once by guest/build with the test overlay in it, and a parser
+// for the report which that overlay prints on the guest's console.
+//
+// Nothing here starts a hypervisor. Shipped code must not import it.
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Guest is a kernel and an initramfs that is the whole root file system.
+type Guest struct {
+	// Suite is Debian's name of the release: "bookworm" or "trixie".
+	Suite string
+	// Systemd is the major version of the systemd inside.
+	Systemd int
+	// Kernel and Initrd are absolute paths of files that may be read but must
+	// not be changed: every test of every package shares them.
+	Kernel, Initrd string
+}
+
+// suites are the guests that can be had, with the systemd each carries.
+var suites = map[string]int{"bookworm": 252, "trixie": 257}
+
+// TestParameters are the words a test puts on the kernel command line beside
+// its own: without the mask a login prompt hangs up the console and swallows
+// part of the report.
+const TestParameters = "systemd.mask=serial-getty@ttyS0.service"
+
+// Get returns the guest of a suite and builds it first where the cache does not
+// have it, which takes a minute, the network and root. The cache is
+// $AMPOULE_CACHE, else .cache in the repository. Processes that ask at the same
+// time wait for one build. A guest that cannot be had fails the test.
+func Get(t testing.TB, suite string) Guest {
+	t.Helper()
+	root, err := repositoryRoot()
+	if err != nil {
+		t.Fatalf("guest %s: %v", suite, err)
+	}
+	cache := os.Getenv("AMPOULE_CACHE")
+	if cache == "" {
+		cache = filepath.Join(root, ".cache")
+	}
+	g, err := build(root, filepath.Join(cache, "guest"), suite)
+	if err != nil {
+		t.Fatalf("guest %s: %v", suite, err)
+	}
+	return g
+}
+
+// build runs guest/build, which answers from its cache where it can, under a
+// lock, so that two test processes do not build the same guest side by side.
+func build(root, cache, suite string) (Guest, error) {
+	systemd, ok := suites[suite]
+	if !ok {
+		return Guest{}, fmt.Errorf("suite %q is not known: bookworm or trixie", suite)
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return Guest{}, fmt.Errorf("making the cache: %w", err)
+	}
+	unlock, err := lock(filepath.Join(cache, suite+".lock"))
+	if err != nil {
+		return Guest{}, err
+	}
+	defer unlock()
+
+	overlay := filepath.Join(root, "internal", "testkit", "guest", "overlay")
+	cmd := exec.Command(filepath.Join(root, "guest", "build"),
+		"--suite", suite, "--cache", cache, "--overlay", overlay)
+	var words strings.Builder
+	cmd.Stderr = &words
+	out, err := cmd.Output()
+	if err != nil {
+		return Guest{}, fmt.Errorf("running %s: %w\n%s", cmd, err, words.String())
+	}
+	dir := strings.TrimSpace(string(out))
+	g := Guest{
+		Suite: suite, Systemd: systemd,
+		Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd"),
+	}
+	for _, file := range []string{g.Kernel, g.Initrd} {
+		if _, err := os.Stat(file); err != nil {
+			return Guest{}, fmt.Errorf("checking what guest/build made: %w", err)
+		}
+	}
+	return g, nil
+}
+
+// lock takes an exclusive lock on a file, waiting for it, and returns the
+// function that gives it back.
+func lock(path string) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
+	}
+	// Closing drops the lock; the file stays, for removing it would let a
+	// third process lock another inode of the same name.
+	return func() { _ = f.Close() }, nil
+}
+
+// repositoryRoot walks up from the test's working directory, which is that of
+// its package, to the module.
+func repositoryRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("asking for the working directory: %w", err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("no go.mod above the working directory")
+		}
+		dir = parent
+	}
+}

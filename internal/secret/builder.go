@@ -44,12 +44,12 @@ func (b *Builder) Append(p ...byte) { copy(b.extend(len(p)), p) }
 func (b *Builder) AppendString(s string) { copy(b.extend(len(s)), s) }
 
 // AppendValue adds the bytes of v.
-func (b *Builder) AppendValue(v Value) {
+func (b *Builder) AppendValue(v *Value) {
 	b.use(v, func(p []byte) { copy(b.extend(len(p)), p) })
 }
 
 // AppendBase64 adds the standard Base64 form of v, with padding.
-func (b *Builder) AppendBase64(v Value) {
+func (b *Builder) AppendBase64(v *Value) {
 	b.use(v, func(p []byte) {
 		if dst := b.extend(base64.StdEncoding.EncodedLen(len(p))); dst != nil {
 			base64.StdEncoding.Encode(dst, p)
@@ -57,7 +57,7 @@ func (b *Builder) AppendBase64(v Value) {
 	})
 }
 
-func (b *Builder) use(v Value, f func([]byte)) {
+func (b *Builder) use(v *Value, f func([]byte)) {
 	err := v.Use(func(p []byte) error { f(p); return nil })
 	if b.err == nil {
 		b.err = err

@@ -31,7 +31,7 @@ const memfdSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | u
 // NewMemfd copies v into a sealed memory file, close-on-exec, which only its
 // owner may open again (through /proc/PID/fd), and only for reading. The name
 // shows up in /proc and must tell nothing. v stays what it is.
-func NewMemfd(name string, v Value) (*Memfd, error) {
+func NewMemfd(name string, v *Value) (*Memfd, error) {
 	m, err := newMemfd(name, v)
 	if err != nil {
 		return nil, fmt.Errorf("making a memory file for a secret: %w", err)
@@ -39,7 +39,7 @@ func NewMemfd(name string, v Value) (*Memfd, error) {
 	return m, nil
 }
 
-func newMemfd(name string, v Value) (m *Memfd, err error) {
+func newMemfd(name string, v *Value) (m *Memfd, err error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3

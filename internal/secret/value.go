@@ -119,7 +119,7 @@ func (v Value) WriteTo(w io.Writer) (int64, error) {
 
 // Equal reports whether both values have the same bytes. The time it takes
 // depends on the lengths only. A wiped value equals none.
-func (v Value) Equal(other Value) bool {
+func (v Value) Equal(other *Value) bool {
 	if v.r != nil && v.r == other.r {
 		return v.Use(func([]byte) error { return nil }) == nil
 	}

@@ -1,0 +1,173 @@
+package unitfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Block is one section to be written, header first. Several blocks may have
+// the same name.
+type Block struct {
+	// Comment, if not empty, is written above the header, each of its lines
+	// behind "# ".
+	Comment string
+	// Name is the section's name. It is empty for a block that holds nothing
+	// but a comment, such as the one at the head of a file.
+	Name    string
+	Entries []Entry
+}
+
+// Entry is one assignment to be written.
+type Entry struct {
+	// Comment, if not empty, is written above the assignment.
+	Comment string
+	Key     string
+	// Value is written as it is: it must already be quoted or escaped as its
+	// setting wants it.
+	Value string
+}
+
+// Blocks returns what was parsed in the form that [Format] writes, without
+// comments.
+func (f *File) Blocks() []Block {
+	blocks := make([]Block, len(f.Sections))
+	for i, s := range f.Sections {
+		blocks[i].Name = s.Name
+	}
+	// Every assignment belongs to the last header above it; the names alone do
+	// not tell which, since sections repeat.
+	b := 0
+	for _, a := range f.Assignments {
+		for b+1 < len(blocks) && f.Sections[b+1].Origin.Line < a.Origin.Line {
+			b++
+		}
+		blocks[b].Entries = append(blocks[b].Entries, Entry{Key: a.Key, Value: a.Value})
+	}
+	return blocks
+}
+
+// Format writes a unit file from which [Parse] reads exactly these sections
+// and assignments, without a problem. One empty line separates blocks, one
+// line holds one assignment.
+//
+// It refuses what the syntax cannot carry: line ends and NUL anywhere, blanks
+// at the ends of a key or value, keys that are empty, contain "=" or would
+// begin a comment or a header, headers that systemd refuses, text that is not
+// UTF-8, lines of [MaxLine] and more. The error names section and key, never
+// the value.
+func Format(blocks []Block) ([]byte, error) {
+	var out bytes.Buffer
+	for i, b := range blocks {
+		if i > 0 {
+			out.WriteByte('\n')
+		}
+		if err := writeBlock(&out, b); err != nil {
+			return nil, err
+		}
+	}
+	return out.Bytes(), nil
+}
+
+func writeBlock(out *bytes.Buffer, b Block) error {
+	if err := writeComment(out, b.Comment); err != nil {
+		return fmt.Errorf("writing the comment above [%s]: %w", b.Name, err)
+	}
+	if b.Name == "" && len(b.Entries) == 0 && b.Comment != "" {
+		return nil
+	}
+	if err := checkName(b.Name); err != nil {
+		return fmt.Errorf("writing section %q: %w", b.Name, err)
+	}
+	fmt.Fprintf(out, "[%s]\n", b.Name)
+	for _, e := range b.Entries {
+		if err := writeComment(out, e.Comment); err != nil {
+			return fmt.Errorf("writing the comment above %s.%s: %w", b.Name, e.Key, err)
+		}
+		if err := checkEntry(e); err != nil {
+			return fmt.Errorf("writing %q in section %q: %w", e.Key, b.Name, err)
+		}
+		// A byte order mark at the start of a line would be lost; behind a
+		// blank, which is trimmed, it is not.
+		if strings.HasPrefix(e.Key, byteOrderMark) {
+			out.WriteByte(' ')
+		}
+		out.WriteString(e.Key)
+		out.WriteByte('=')
+		out.WriteString(e.Value)
+		// The backslash that ends a value would join the next line; with a
+		// blank behind it, which is trimmed, it does not.
+		if oddBackslashes(e.Value) {
+			out.WriteByte(' ')
+		}
+		out.WriteByte('\n')
+	}
+	return nil
+}
+
+// What Format refuses.
+var (
+	errLineEnd    = errors.New("line ends and NUL cannot be written")
+	errUTF8       = errors.New("only valid UTF-8 can be written")
+	errBlankEnds  = errors.New("blanks at the start or the end would be lost")
+	errTooLong    = errors.New("the line would reach 1 MiB")
+	errEmptyKey   = errors.New("the key is empty")
+	errEqualsKey  = errors.New("the key contains \"=\"")
+	errKeyStart   = errors.New("the line would read as a comment or as a section header")
+	errHeaderName = errors.New("quotes, backslashes and control characters are refused in a section header")
+	errEmptyName  = errors.New("assignments need a section")
+)
+
+func writeComment(out *bytes.Buffer, comment string) error {
+	if comment == "" {
+		return nil
+	}
+	if strings.ContainsAny(comment, "\r\x00") {
+		return errLineEnd
+	}
+	for text := range strings.SplitSeq(strings.TrimSuffix(comment, "\n"), "\n") {
+		if len(text)+2 >= MaxLine {
+			return errTooLong
+		}
+		out.WriteString(strings.TrimRight("# "+text, blanks))
+		out.WriteByte('\n')
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errEmptyName
+	case !safeName(name):
+		return errHeaderName
+	case invalidUTF8(name) >= 0:
+		return errUTF8
+	case len(name)+2 >= MaxLine:
+		return errTooLong
+	}
+	return nil
+}
+
+func checkEntry(e Entry) error {
+	switch {
+	case e.Key == "":
+		return errEmptyKey
+	case strings.ContainsAny(e.Key, "\n\r\x00") || strings.ContainsAny(e.Value, "\n\r\x00"):
+		return errLineEnd
+	case strings.Contains(e.Key, "="):
+		return errEqualsKey
+	case strings.IndexByte("#;[", e.Key[0]) >= 0:
+		return errKeyStart
+	case strings.Trim(e.Key, blanks) != e.Key || strings.Trim(e.Value, blanks) != e.Value:
+		return errBlankEnds
+	case invalidUTF8(e.Key) >= 0 || invalidUTF8(e.Value) >= 0:
+		return errUTF8
+	// One byte for "=", one for the blank in front of a byte order mark, one
+	// for the blank behind a backslash.
+	case len(e.Key)+len(e.Value)+3 >= MaxLine:
+		return errTooLong
+	}
+	return nil
+}

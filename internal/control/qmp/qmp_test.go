@@ -216,7 +216,8 @@ func TestExecute(t *testing.T) {
 func TestAnswersOutOfOrder(t *testing.T) {
 	p, c := connect(t)
 	const n = 50
-	go func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		var all []request
 		for range n {
 			all = append(all, p.receive())
@@ -226,8 +227,7 @@ func TestAnswersOutOfOrder(t *testing.T) {
 			p.send(`{"return": %s, "id": %d}`, r.Arguments, r.ID)
 			p.send(`{"event": "STOP"}`) // in between
 		}
-	}()
-	var wg sync.WaitGroup
+	})
 	for i := range n {
 		wg.Go(func() {
 			var got int

@@ -57,11 +57,13 @@ func (r Request) encrypted() bool { return r.Kind == LoadEncrypted || r.Kind == 
 // Credential is one that goes into the guest. The receiver of a credential
 // wipes its value.
 type Credential struct {
-	// Guest is the name in the guest.
-	Guest string
-	Value *secret.Value
-	// Origin is the assignment that asked for it.
-	Origin diag.Origin
+	// Guest is the name in the guest, Host that on the host, where the file in
+	// $CREDENTIALS_DIRECTORY has it.
+	Guest, Host string
+	Value       *secret.Value
+	// Origin, Key and Shown are the assignment that asked for it, for messages.
+	Origin     diag.Origin
+	Key, Shown string
 	// Source says for people where the bytes came from: "file /x", "socket
 	// /x", "$CREDENTIALS_DIRECTORY", "credstore /etc/credstore/x", "plan".
 	Source string

@@ -177,7 +177,9 @@ func (g *gatherer) add(r Request, host, guest string, v *secret.Value, source st
 		return
 	}
 	g.byGuest[guest] = len(g.out)
-	g.out = append(g.out, Credential{Guest: guest, Value: v, Origin: r.Origin, Source: source})
+	g.out = append(g.out, Credential{
+		Guest: guest, Host: host, Value: v, Origin: r.Origin, Key: r.Key, Shown: r.Shown, Source: source,
+	})
 	if g.total += len(guest) + v.Len(); g.total > rule.MaxTotal && g.over == nil {
 		g.over = &r
 	}

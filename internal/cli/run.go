@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/driver/all"
+	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/run"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+const exitCodes = `Exit codes:
+  0    the guest powered off
+  2    bad input; nothing was started
+  119  the guest's own exit status, where it is one of these codes
+  120  the guest's kernel panicked
+  121  the hypervisor died or did not start
+  122  the guest did not power off in time and was killed`
+
+func runCommand(s Streams) *cobra.Command {
+	var sel selection
+	var planFile, digest string
+	cmd := &cobra.Command{
+		Use:   "run NAME|FILE",
+		Short: "Run a VM in the foreground",
+		Long: "Runs the VM until its guest powers off. Its console is on the terminal, or, where standard output is none, on standard output line by line.\n\n" +
+			"SIGTERM, SIGINT and Ctrl-] typed three times press the power button; a guest that has not powered off after the stop timeout " +
+			"(TimeoutStopSec= in [Service], 60 seconds by default) is killed. A reboot of the guest keeps plan and credentials.\n\n" +
+			"Credentials come from $CREDENTIALS_DIRECTORY where it is set, and else from the sources that the file names.\n\n" + exitCodes,
+		Example:           "  ampoule run ./web.microvm\n  ampoule run web --set Memory=2G\n  ampoule plan web --json | ampoule run --plan -",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeVM,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(args) == 1) == (planFile != "") {
+				return errors.New("run takes either a NAME or FILE, or --plan")
+			}
+			if planFile != "" && (sel.root != "" || len(sel.set) > 0) {
+				return errors.New("--plan stands for the whole VM; --set and --root cannot change it")
+			}
+			if planFile == "" && digest != "" {
+				return errors.New("--digest goes with --plan")
+			}
+			p, err := getPlan(s, &sel, args, planFile, digest)
+			if err != nil {
+				return err
+			}
+			return carryOut(cmd.Context(), s, p)
+		},
+	}
+	sel.addFlags(cmd)
+	cmd.Flags().StringVar(&planFile, "plan", "", "carry out the plan in this `FILE`, or of standard input for -")
+	cmd.Flags().StringVar(&digest, "digest", "", "refuse a plan that does not have this `DIGEST` (sha256:…)")
+	return cmd
+}
+
+func bootCommand(s Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "boot",
+		Short: "Carry out the plan in $AMPOULE_PLAN, from within a Runner=",
+		Long: "Carries out the plan that ampoule run handed to the program named by Runner=, with the credentials in $CREDENTIALS_DIRECTORY. " +
+			"The program runs it, or executes it as its last step.\n\n" + exitCodes,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file := os.Getenv(run.PlanVariable)
+			if file == "" || os.Getenv(run.ControlVariable) == "" {
+				return fmt.Errorf("boot is run by a program that Runner= names; $%s and $%s are not both set", run.PlanVariable, run.ControlVariable)
+			}
+			p, err := readPlan(s, file, "")
+			if err != nil {
+				return err
+			}
+			return carryOut(cmd.Context(), s, p)
+		},
+	}
+}
+
+// getPlan resolves NAME or FILE now, or reads a plan that was made before.
+func getPlan(s Streams, sel *selection, args []string, planFile, digest string) (*plan.Plan, error) {
+	if planFile != "" {
+		return readPlan(s, planFile, digest)
+	}
+	res := sel.load(args[0])
+	res.Problems = append(res.Problems, byHand(res.VM)...)
+	res.Problems.Sort()
+	printProblems(s, res.Problems)
+	if res.Plan == nil {
+		return nil, exitError(run.ExitBadInput)
+	}
+	return res.Plan, nil
+}
+
+// byHand warns of lines of [Service] that only a service manager carries out:
+// what is not in the machine that runs must not go unsaid.
+func byHand(vm *spec.VM) diag.List {
+	var out diag.List
+	if vm == nil || os.Getenv("INVOCATION_ID") != "" {
+		return nil
+	}
+	for _, e := range vm.Service {
+		switch e.Key {
+		case "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential", "TimeoutStopSec", "TimeoutSec":
+			continue
+		}
+		out.Add(diag.Problem{Origin: e.Origin, Severity: diag.Warning, Key: e.Key, Value: diag.Elided,
+			What: "run by hand, [Service] is not carried out; systemd does that"})
+	}
+	return out
+}
+
+// readPlan reads and verifies a plan.
+func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
+	in, name := s.In, "standard input"
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in, name = f, file
+	}
+	data, err := io.ReadAll(io.LimitReader(in, plan.MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the plan from %s: %w", name, err)
+	}
+	p, err := plan.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if digest != "" && p.Digest.VM != digest {
+		return nil, fmt.Errorf("%s: the plan has the digest %s, not %s; a drop-in of the unit may have replaced it (systemctl cat %s shows all)",
+			name, p.Digest.VM, digest, spec.UnitName(p.VM.Name))
+	}
+	return p, nil
+}
+
+// carryOut runs the plan and turns the outcome into words and an exit code.
+func carryOut(ctx context.Context, s Streams, p *plan.Plan) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	d := driver.Find(all.Drivers(), p.VM.Hypervisor)
+	if d == nil {
+		return fmt.Errorf("the plan names the hypervisor %q, which this version of Ampoule does not have", p.VM.Hypervisor)
+	}
+	out := run.Run(ctx, run.Options{
+		Plan: p, Driver: d, Host: host.Local(), Getenv: os.Getenv,
+		Stdin: s.In, Stdout: s.Out, Messages: s.Err,
+	})
+	printProblems(s, out.Problems)
+	fmt.Fprintf(s.Err, "ampoule: %s: %s\n", p.VM.Name, out.Text)
+	if out.Code == 0 {
+		return nil
+	}
+	return exitError(out.Code)
+}

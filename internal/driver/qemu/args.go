@@ -1,0 +1,77 @@
+package qemu
+
+import (
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+// claim is an option of QEMU that the user cannot pass by HypervisorArgs=.
+type claim struct {
+	options string // blank-separated, without dashes
+	why     string
+	use     string
+}
+
+func claims() []claim {
+	return []claim{
+		{"M machine", "this is what Machine= sets", "use Machine="},
+		{"accel enable-kvm no-kvm", "this is what Accelerator= sets", "use Accelerator="},
+		{"smp", "this is what VCPU= sets", "use VCPU="},
+		{"m", "this is what Memory= sets", "use Memory="},
+		{"kernel", "this is what Kernel= sets", "use Kernel="},
+		{"initrd", "this is what Initrd= sets", "use Initrd="},
+		{"append", "this is what KernelCommandLine= sets", "use KernelCommandLine="},
+		{"uuid", "this is what MachineID= sets", "use MachineID="},
+		{"name", "the VM has the name of its file", "rename the file"},
+		{"serial nographic curses", "this is what Console= sets", "use Console="},
+		{"action no-reboot no-shutdown S", "Ampoule decides what follows a reboot, a panic and a power-off", "remove it"},
+		{"daemonize", "the hypervisor would leave Ampoule's supervision", "remove it"},
+		{"nodefaults no-user-config", "Ampoule always sets it", "remove it"},
+		{"readconfig", "a file of options could set what keys of the .microvm file set, unseen", "write the options themselves"},
+		{"incoming loadvm", "the guest's memory would come from elsewhere, with other credentials in it", "remove it"},
+	}
+}
+
+// checkArgs refuses words of HypervisorArgs= that set what a key or the
+// credential channel sets.
+func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
+	for i, w := range vm.HypervisorArgs {
+		option, isOption := optionName(w.Text)
+		if !isOption {
+			continue
+		}
+		value := ""
+		if i+1 < len(vm.HypervisorArgs) {
+			value = vm.HypervisorArgs[i+1].Text
+		}
+		at := w.From
+		for _, c := range claims() {
+			for claimed := range strings.FieldsSeq(c.options) {
+				if option == claimed {
+					at.Errorf(problems, c.use, "-%s: %s", option, c.why)
+				}
+			}
+		}
+		switch {
+		case option == "smbios" && !m.smbios:
+			at.Errorf(problems, "remove it, or use Machine=q35", "-smbios: the machine type %s has no SMBIOS, and QEMU drops the option without a word", m.name)
+		case option == "smbios" && (strings.Contains(value, "type=11") || strings.Contains(value, "file=")):
+			at.Errorf(problems, "use LoadCredential= or SetCredential=", "-smbios: this table carries the credentials")
+		case option == "fw_cfg" && strings.Contains(value, "io.systemd.credentials"):
+			at.Errorf(problems, "use LoadCredential= or SetCredential=", "-fw_cfg: this file is a credential")
+		case option == "global" && strings.HasPrefix(value, "fw_cfg"):
+			at.Errorf(problems, "remove it", "-global: the fw_cfg device carries the credentials")
+		}
+	}
+}
+
+// optionName strips the one or two dashes that QEMU takes.
+func optionName(word string) (string, bool) {
+	name, ok := strings.CutPrefix(word, "-")
+	if !ok || name == "" {
+		return "", false
+	}
+	return strings.TrimPrefix(name, "-"), true
+}

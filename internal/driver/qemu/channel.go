@@ -1,0 +1,76 @@
+package qemu
+
+import (
+	"fmt"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+const (
+	// smbiosTable is the largest table that a 32-bit entry point describes;
+	// QEMU refuses more, or with a 64-bit one SeaBIOS cuts it in silence.
+	smbiosTable = 65535
+	// smbiosOwn is what QEMU's own structures need, and smbiosPerDIMM what it
+	// adds for every 16 GiB of memory (types 17 and 20 with their strings).
+	smbiosOwn     = 2 << 10
+	smbiosPerDIMM = 128
+	dimm          = 16 << 30
+	// oldStructure is what a guest's systemd below 257 reads of a structure:
+	// one page, and the rest is lost without a word.
+	oldStructure = 4096
+	// fwCfgName is QEMU's limit of 55 bytes less "opt/io.systemd.credentials/".
+	fwCfgName = 55 - len("opt/io.systemd.credentials/")
+	// fwCfgCount keeps the number of fw_cfg files well within what was
+	// measured to work.
+	fwCfgCount = 200
+)
+
+// channels lists the ways into the guest that the VM may take, the preferred
+// first. A channel that is named and that the machine lacks is an error.
+func (m machine) channels(vm *spec.VM, problems *diag.List) []plan.Channel {
+	asked := vm.CredentialChannel
+	if asked.Value == "smbios" && !m.smbios {
+		asked.From.Errorf(problems, "accepted: auto, fw_cfg; or Machine=q35",
+			"the machine type %s has no SMBIOS (QEMU takes the option and drops the credentials)", m.name)
+		return nil
+	}
+	var out []plan.Channel
+	if m.smbios && asked.Value != "fw_cfg" {
+		out = append(out, smbiosChannel(vm))
+	}
+	if asked.Value != "smbios" {
+		out = append(out, fwCfgChannel())
+	}
+	return out
+}
+
+func smbiosChannel(vm *spec.VM) plan.Channel {
+	dimms := int((vm.Memory.Value + dimm - 1) / dimm)
+	total := max(smbiosTable-smbiosOwn-dimms*smbiosPerDIMM, 0)
+	c := plan.Channel{
+		Name: "smbios", Encoding: plan.SMBIOS,
+		// The guest ends a credential's name at the first "=".
+		RefuseInName: "=",
+		MaxStructure: oldStructure, MaxTotal: total,
+		Each: []string{"-smbios", "file=/proc/self/fd/{fd}"},
+		Why:  "a guest systemd below 257 reads only 4096 bytes of a structure; with a newer one, GuestSystemd=257 lifts that",
+	}
+	if vm.GuestSystemd.Value >= 257 {
+		c.MaxStructure = total
+		c.Why = "SMBIOS tables end at 64 KiB"
+	}
+	return c
+}
+
+func fwCfgChannel() plan.Channel {
+	return plan.Channel{
+		Name: "fw_cfg", Encoding: plan.Raw,
+		MaxName: fwCfgName, MaxCount: fwCfgCount,
+		Once:    []string{"-global", "fw_cfg_io.x-file-slots={slots}"},
+		Each:    []string{"-fw_cfg", "name=opt/io.systemd.credentials/{name},file=/proc/self/fd/{fd}"},
+		Doubled: ",",
+		Why:     fmt.Sprintf("QEMU takes names of at most 55 bytes, %d of them for the prefix", 55-fwCfgName),
+	}
+}

@@ -1,0 +1,98 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+// command is QEMU's command line without its first word.
+func (m machine) command(vm *spec.VM) []plan.Part {
+	literal := func(from string, words ...string) plan.Part { return plan.Part{Words: words, From: from} }
+	parts := []plan.Part{
+		literal("", "-nodefaults", "-no-user-config", "-display", "none"),
+		literal("", "-name", vm.Identity.Name),
+		literal(vm.Machine.From.ID, "-machine", m.name+m.options),
+		{Ask: plan.AskAccelerator, From: vm.Accelerator.From.ID},
+		literal(vm.VCPU.From.ID, "-smp", strconv.Itoa(vm.VCPU.Value)),
+		literal(vm.Memory.From.ID, "-m", fmt.Sprintf("%dM", vm.Memory.Value>>20)),
+		// Every end of the guest stops QEMU with a SHUTDOWN event that gives
+		// the reason; what comes next is decided by ampoule.
+		literal("", "-S", "-action", "reboot=shutdown,shutdown=pause,panic=shutdown"),
+		{Ask: plan.AskControl, Words: []string{"-chardev", "socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control"}},
+	}
+	if vm.Console.Value != "none" {
+		parts = append(parts, plan.Part{
+			Ask: plan.AskConsole, From: vm.Console.From.ID,
+			Words: []string{"-chardev", "socket,id=console,fd={fd}", "-serial", "chardev:console"},
+		})
+	}
+	if m.panicDevice != "" {
+		parts = append(parts, literal("", "-device", m.panicDevice))
+	}
+	parts = append(parts, literal("", "-object", "rng-builtin,id=rng", "-device", "virtio-rng-"+m.bus+",rng=rng"))
+	if vm.MachineID.Set {
+		parts = append(parts, literal(vm.MachineID.From.ID, "-uuid", formatUUID(vm.MachineID.Value)))
+	}
+	parts = append(parts, literal(vm.Kernel.From.ID, "-kernel", vm.Kernel.Value))
+	if vm.Initrd.Set {
+		parts = append(parts, literal(vm.Initrd.From.ID, "-initrd", vm.Initrd.Value))
+	}
+	parts = append(parts, plan.Part{Ask: plan.AskCommandLine, Words: []string{"-append"}})
+	for i, d := range vm.Disks {
+		parts = append(parts, literal(d.From.ID, m.disk(i, d)...))
+	}
+	parts = append(parts, plan.Part{Ask: plan.AskChannel})
+	for i := 0; i < len(vm.HypervisorArgs); {
+		from, words := vm.HypervisorArgs[i].From.ID, []string{}
+		for ; i < len(vm.HypervisorArgs) && vm.HypervisorArgs[i].From.ID == from; i++ {
+			words = append(words, vm.HypervisorArgs[i].Text)
+		}
+		parts = append(parts, literal(from, words...))
+	}
+	return parts
+}
+
+// disk attaches disk number i. -blockdev takes JSON, in which a path needs no
+// escapes of QEMU's own; a relative path lies in the state directory, where
+// QEMU is started.
+func (m machine) disk(i int, d spec.Disk) []string {
+	type file struct {
+		Driver   string `json:"driver"`
+		Filename string `json:"filename"`
+		Locking  string `json:"locking,omitempty"`
+	}
+	type blockdev struct {
+		NodeName string `json:"node-name"`
+		Driver   string `json:"driver"`
+		ReadOnly bool   `json:"read-only"`
+		Discard  string `json:"discard"`
+		File     file   `json:"file"`
+	}
+	node := fmt.Sprintf("disk%d", i)
+	name, protocol, locking := d.Path, "file", "auto"
+	switch {
+	case d.Relative():
+		name = "./" + d.Path
+	case strings.HasPrefix(d.Path, "/dev/") && !strings.HasPrefix(d.Path, "/dev/shm/"):
+		protocol = "host_device"
+	}
+	var text strings.Builder
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	// Strings and booleans always encode.
+	_ = enc.Encode(blockdev{NodeName: node, Driver: d.Format, ReadOnly: d.ReadOnly, Discard: "unmap", File: file{protocol, name, locking}})
+	device := "virtio-blk-" + m.bus + ",drive=" + node
+	if d.Serial != "" {
+		device += ",serial=" + d.Serial
+	}
+	return []string{"-blockdev", strings.TrimSuffix(text.String(), "\n"), "-device", device}
+}
+
+func formatUUID(id string) string {
+	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
+}

@@ -1,0 +1,230 @@
+// Package emit writes plans for people. It reads no configuration and decides
+// nothing.
+package emit
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+// Plan writes a plan as tables: what is decided, with the line that decided
+// it, what is asked at start, and the command line.
+func Plan(w io.Writer, p *plan.Plan) error {
+	var b strings.Builder
+	vm := p.VM
+	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	row := func(name, value, from string) {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", name, value, origin(p, from))
+	}
+	row("VM", vm.Name, "")
+	row("Hypervisor", hypervisor(vm), first(p, "HypervisorPath", "Hypervisor"))
+	row("Machine", vm.Machine, "Machine")
+	row("VCPU", fmt.Sprint(vm.VCPU), "VCPU")
+	row("Memory", spec.FormatSize(vm.Memory), "Memory")
+	row("Kernel", vm.Kernel, "Kernel")
+	row("Initrd", orNone(vm.Initrd), "Initrd")
+	row("Kernel command line", spec.JoinCommandLine(vm.KernelCommandLine), "KernelCommandLine[0]")
+	for _, d := range vm.Disks {
+		row("Disk", disk(d), d.From)
+	}
+	row("Console", map[bool]string{true: "serial", false: "none"}[vm.Console], "Console")
+	if vm.MachineID != "" {
+		row("Machine ID", vm.MachineID, "MachineID")
+	}
+	row("Guest's systemd", fmt.Sprint(vm.GuestSystemd), "GuestSystemd")
+	row("Ready when", ready(vm.Readiness), "Readiness")
+	row("Stop timeout", stopTimeout(vm.StopTimeout), first(p, "Service.TimeoutStopSec[0]", "Service.TimeoutSec[0]"))
+	if vm.Runner != "" {
+		row("Runner", vm.Runner, "Runner")
+	}
+	t.Flush()
+
+	if len(vm.Credentials) > 0 {
+		b.WriteString("\nCredentials\n")
+		t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+		for _, c := range vm.Credentials {
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), source(c), origin(p, c.From))
+		}
+		t.Flush()
+	}
+	questions(&b, vm)
+	fmt.Fprintf(&b, "\nCommand line\n  %s", binary(vm))
+	for _, part := range vm.Command {
+		b.WriteString(" \\\n    " + words(part))
+	}
+	fmt.Fprintf(&b, "\n\nDigest of the VM    %s\nDigest of the unit  %s\n", p.Digest.VM, p.Digest.Unit)
+	_, err := io.WriteString(w, trimLines(b.String()))
+	return err
+}
+
+// trimLines removes the blanks that the last, empty column leaves.
+func trimLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func origin(p *plan.Plan, from string) string {
+	if from == "" {
+		return ""
+	}
+	o, ok := p.Origins[from]
+	if !ok {
+		return "default"
+	}
+	return o.String()
+}
+
+// first returns the first of the assignments that was made, or the last name.
+func first(p *plan.Plan, names ...string) string {
+	for _, n := range names {
+		if _, ok := p.Origins[n]; ok {
+			return n
+		}
+	}
+	return names[len(names)-1]
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func hypervisor(vm plan.VM) string { return vm.Hypervisor + ", " + binary(vm) }
+
+func binary(vm plan.VM) string {
+	if vm.Binary.Path != "" {
+		return vm.Binary.Path
+	}
+	return vm.Binary.Search[0]
+}
+
+func disk(d plan.Disk) string {
+	parts := []string{d.Format}
+	if d.ReadOnly {
+		parts = append(parts, "read-only")
+	}
+	if d.Serial != "" {
+		parts = append(parts, "serial "+d.Serial)
+	}
+	if d.Size > 0 {
+		parts = append(parts, "created with "+spec.FormatSize(d.Size)+" if missing")
+	}
+	return d.Path + " (" + strings.Join(parts, ", ") + ")"
+}
+
+func ready(r plan.Readiness) string {
+	if r.Mode == "console" {
+		return "the console shows " + r.Pattern
+	}
+	return "started; the guest is not observed"
+}
+
+func stopTimeout(ms plan.Milliseconds) string {
+	if ms == 0 {
+		return "none"
+	}
+	return (time.Duration(ms) * time.Millisecond).String()
+}
+
+func guestName(c plan.Credential) string {
+	if c.Kind == string(spec.Import) {
+		if c.Guest != "" {
+			return c.ID + " as " + c.Guest
+		}
+		return c.ID
+	}
+	return c.Guest
+}
+
+func source(c plan.Credential) string {
+	switch spec.CredentialKind(c.Kind) {
+	case spec.Load:
+		return "from " + c.Path
+	case spec.LoadEncrypted:
+		return "encrypted, from " + c.Path
+	case spec.Set:
+		return fmt.Sprintf("set here, %d bytes, not secret", len(c.Value))
+	case spec.SetEncrypted:
+		return "set here, encrypted"
+	case spec.Import:
+		return "imported from the host"
+	default:
+		return "passed on from [Service], where it is " + c.ID
+	}
+}
+
+// questions lists what is answered at start, in the order of preference.
+func questions(b *strings.Builder, vm plan.VM) {
+	b.WriteString("\nAnswered at start\n")
+	t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+	var accelerators []string
+	for _, a := range vm.Accelerator {
+		accelerators = append(accelerators, a.Name)
+	}
+	rule := ""
+	if len(accelerators) > 1 {
+		rule = "the first where KVM is truly usable"
+	}
+	fmt.Fprintf(t, "  accelerator\t%s\t%s\n", strings.Join(accelerators, ", "), rule)
+	var channels []string
+	for _, c := range vm.Channels {
+		channels = append(channels, c.Name)
+	}
+	rule = ""
+	if len(channels) > 1 {
+		rule = "the first that all credentials fit"
+	}
+	if len(vm.Credentials) > 0 {
+		fmt.Fprintf(t, "  credential channel\t%s\t%s\n", strings.Join(channels, ", "), rule)
+	}
+	t.Flush()
+}
+
+// words shows a part of the command line as a shell would take it; what waits
+// for an answer stands in angle brackets.
+func words(part plan.Part) string {
+	switch part.Ask {
+	case "":
+		quoted := make([]string, len(part.Words))
+		for i, w := range part.Words {
+			quoted[i] = quote(w)
+		}
+		return strings.Join(quoted, " ")
+	case plan.AskControl, plan.AskConsole:
+		return strings.ReplaceAll(strings.Join(part.Words, " "), "{fd}", "<descriptor>")
+	case plan.AskCommandLine:
+		return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<kernel command line>"), " ")
+	case plan.AskChannel:
+		return "<credentials>"
+	}
+	return "<" + string(part.Ask) + ">"
+}
+
+func quote(w string) string {
+	if w != "" && strings.Trim(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=,@%+-") == "" {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+}
+
+// Problems writes a list, one line each.
+func Problems(w io.Writer, problems diag.List) error {
+	for _, p := range problems {
+		if _, err := fmt.Fprintln(w, p.Error()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+// Package host finds facts about this machine that a plan asks for: is KVM
+// usable, where is the hypervisor, what kind of file is that. It changes
+// nothing and holds no policy.
+package host
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host says where to look. The zero value is not usable; see [Local].
+type Host struct {
+	CPUInfo, MemInfo, Swaps, KVM string
+	// Path is $PATH.
+	Path string
+}
+
+// Local is the machine that the program runs on.
+func Local() Host {
+	path := os.Getenv("PATH")
+	if path == "" {
+		// What systemd gives a service, and execvp without $PATH.
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	return Host{CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm", Path: path}
+}
+
+// KVMUsable reports whether KVM can run a guest, and if not, why. The device
+// alone does not tell: where the processor's own virtualisation is hidden, as
+// in many nested set-ups, it opens and the guest hangs (docs/measured.md).
+func (h Host) KVMUsable() (bool, string) {
+	f, err := os.OpenFile(h.KVM, os.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case os.IsNotExist(err):
+		return false, h.KVM + " does not exist"
+	case os.IsPermission(err):
+		return false, fmt.Sprintf("uid %d may not open %s for reading and writing", os.Geteuid(), h.KVM)
+	case err != nil:
+		return false, fmt.Sprintf("%s cannot be opened", h.KVM)
+	}
+	f.Close()
+	if runtime.GOARCH != "amd64" {
+		return true, ""
+	}
+	flags, err := h.cpuFlags()
+	if err != nil {
+		return false, fmt.Sprintf("%s cannot be read, so the processor is unknown", h.CPUInfo)
+	}
+	if !flags["vmx"] && !flags["svm"] {
+		return false, fmt.Sprintf("the processor shows neither vmx nor svm in %s", h.CPUInfo)
+	}
+	return true, ""
+}
+
+func (h Host) cpuFlags() (map[string]bool, error) {
+	f, err := os.Open(h.CPUInfo)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	flags := map[string]bool{}
+	scanner := bufio.NewScanner(f)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		if name, value, ok := strings.Cut(scanner.Text(), ":"); ok && strings.TrimSpace(name) == "flags" {
+			for flag := range strings.FieldsSeq(value) {
+				flags[flag] = true
+			}
+			break // the same for every processor
+		}
+	}
+	return flags, scanner.Err()
+}
+
+// Memory returns the machine's memory in bytes.
+func (h Host) Memory() (int64, error) {
+	f, err := os.Open(h.MemInfo)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	scanner := bufio.NewScanner(f)
+	for scanner.Scan() {
+		if rest, ok := strings.CutPrefix(scanner.Text(), "MemTotal:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("reading %s: no line MemTotal", h.MemInfo)
+}
+
+// Swaps reports whether the machine has swap space in use by the kernel.
+func (h Host) HasSwap() bool {
+	data, err := os.ReadFile(h.Swaps)
+	return err == nil && strings.Count(string(data), "\n") > 1
+}
+
+// FindBinary returns the absolute path of the first of names in $PATH.
+func (h Host) FindBinary(names []string) (string, bool) {
+	for _, name := range names {
+		for dir := range strings.SplitSeq(h.Path, ":") {
+			if !filepath.IsAbs(dir) {
+				continue
+			}
+			p := filepath.Join(dir, name)
+			if CheckExecutable(p) == nil {
+				return p, true
+			}
+		}
+	}
+	return "", false
+}
+
+// CheckExecutable says why a file cannot be executed, or nil.
+func CheckExecutable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return reason(err)
+	case info.IsDir():
+		return fmt.Errorf("this is a directory")
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("this is not a regular file")
+	case unix.Access(path, unix.X_OK) != nil:
+		return fmt.Errorf("not executable for uid %d (mode %04o)", os.Geteuid(), info.Mode().Perm())
+	}
+	return nil
+}
+
+// reason is what went wrong, without the path, which the caller shows.
+func reason(err error) error {
+	switch {
+	case os.IsNotExist(err):
+		return fmt.Errorf("no such file")
+	case os.IsPermission(err):
+		return fmt.Errorf("permission denied for uid %d", os.Geteuid())
+	}
+	if pe, ok := err.(*os.PathError); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// open opens a file that a VM names, refusing what is no file of data.
+func open(path string, flags int, blockAllowed bool) (*os.File, os.FileInfo, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+			return nil, nil, fmt.Errorf("this is a directory")
+		} else if statErr == nil && os.IsPermission(err) {
+			return nil, nil, fmt.Errorf("permission denied for uid %d (mode %04o)", os.Geteuid(), info.Mode().Perm())
+		}
+		return nil, nil, reason(err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		switch mode := info.Mode(); {
+		case mode.IsDir():
+			err = fmt.Errorf("this is a directory")
+		case mode.IsRegular():
+		case blockAllowed && mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		default:
+			err = fmt.Errorf("this is not a regular file")
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// head reads up to n bytes of the beginning.
+func head(f *os.File, n int) ([]byte, error) {
+	buf := make([]byte, n)
+	got, err := io.ReadFull(f, buf)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return buf[:got], err
+}

@@ -1,0 +1,159 @@
+package host
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"os"
+)
+
+// CheckKernel says why a file is no x86-64 kernel that a hypervisor can boot
+// directly, or returns its size.
+//
+// A bzImage has 0xAA55 at 0x1FE and "HdrS" at 0x202 (Documentation/arch/x86/
+// boot.rst); a vmlinux is an ELF file with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY.
+func CheckKernel(path string) (int64, error) {
+	f, info, err := open(path, os.O_RDONLY, false)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	start, err := head(f, 0x210)
+	switch {
+	case err != nil:
+		return 0, reason(err)
+	case len(start) == 0:
+		return 0, fmt.Errorf("the file is empty")
+	case bytes.HasPrefix(start, []byte(elf.ELFMAG)):
+		return info.Size(), checkVMLinux(f)
+	case len(start) >= 0x206 && start[0x1FE] == 0x55 && start[0x1FF] == 0xAA && string(start[0x202:0x206]) == "HdrS":
+		return info.Size(), nil
+	}
+	return 0, fmt.Errorf("not a Linux kernel (neither a bzImage nor an ELF file%s)", kindHint(start))
+}
+
+func checkVMLinux(f *os.File) error {
+	file, err := elf.NewFile(f)
+	if err != nil {
+		return fmt.Errorf("a damaged ELF file")
+	}
+	defer file.Close()
+	if file.Machine != elf.EM_X86_64 {
+		return fmt.Errorf("an ELF file for %v, not for x86-64", file.Machine)
+	}
+	for _, p := range file.Progs {
+		if p.Type != elf.PT_NOTE || p.Filesz > 1<<20 {
+			continue
+		}
+		notes := make([]byte, p.Filesz)
+		if _, err := p.ReadAt(notes, 0); err != nil {
+			return fmt.Errorf("a damaged ELF file")
+		}
+		if hasPVHNote(notes, file.ByteOrder) {
+			return nil
+		}
+	}
+	return fmt.Errorf("an ELF file without the PVH note that a kernel with CONFIG_PVH has")
+}
+
+// hasPVHNote walks the notes: three words (length of name, of contents, type),
+// name and contents each padded to 4 bytes.
+func hasPVHNote(notes []byte, order binary.ByteOrder) bool {
+	const phys32Entry = 18
+	for len(notes) >= 12 {
+		nameLen, descLen, kind := int(order.Uint32(notes)), int(order.Uint32(notes[4:])), order.Uint32(notes[8:])
+		notes = notes[12:]
+		name := (nameLen + 3) &^ 3
+		desc := (descLen + 3) &^ 3
+		if nameLen < 0 || descLen < 0 || name > len(notes) || desc > len(notes)-name {
+			return false
+		}
+		if kind == phys32Entry && bytes.HasPrefix(notes[:nameLen], []byte("Xen")) {
+			return true
+		}
+		notes = notes[name+desc:]
+	}
+	return false
+}
+
+// signature is how a kind of file begins.
+type signature struct {
+	kind  string
+	magic string
+}
+
+func initrdSignatures() []signature {
+	return []signature{
+		{"cpio", "070701"}, {"cpio", "070702"}, {"gzip", "\x1f\x8b"}, {"xz", "\xfd7zXZ\x00"},
+		{"zstd", "\x28\xb5\x2f\xfd"}, {"lz4", "\x02\x21\x4c\x18"}, {"bzip2", "BZh"}, {"lzma", "\x5d\x00\x00"}, {"lzo", "\x89LZO"},
+	}
+}
+
+// CheckInitrd says why a file is no initial RAM disk, or returns its size.
+func CheckInitrd(path string) (int64, error) {
+	f, info, err := open(path, os.O_RDONLY, false)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	start, err := head(f, 0x210)
+	switch {
+	case err != nil:
+		return 0, reason(err)
+	case len(start) == 0:
+		return 0, fmt.Errorf("the file is empty")
+	}
+	for _, s := range initrdSignatures() {
+		if bytes.HasPrefix(start, []byte(s.magic)) {
+			return info.Size(), nil
+		}
+	}
+	return 0, fmt.Errorf("not an initial RAM disk (neither a cpio archive nor a compression that Linux unpacks%s)", kindHint(start))
+}
+
+const qcow2Magic = "QFI\xfb"
+
+// CheckDisk says why a file is no disk of that format that may be opened for
+// reading, or for writing too.
+func CheckDisk(path, format string, readOnly bool) error {
+	flags := os.O_RDWR
+	if readOnly {
+		flags = os.O_RDONLY
+	}
+	f, info, err := open(path, flags, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	start, err := head(f, 512)
+	if err != nil {
+		return reason(err)
+	}
+	isQcow2 := bytes.HasPrefix(start, []byte(qcow2Magic))
+	switch {
+	case info.Mode().IsRegular() && info.Size() == 0:
+		return fmt.Errorf("the file is empty")
+	case format == "qcow2" && !isQcow2:
+		return fmt.Errorf("not a qcow2 image%s", kindHint(start))
+	case format == "raw" && isQcow2:
+		return fmt.Errorf("this is a qcow2 image; write :qcow2 behind the path")
+	}
+	return nil
+}
+
+// kindHint names what a file seems to be instead.
+func kindHint(start []byte) string {
+	kinds := append([]signature{
+		{"a qcow2 image", qcow2Magic}, {"an ELF file", elf.ELFMAG}, {"a script", "#!"}, {"a zip archive", "PK\x03\x04"},
+	}, initrdSignatures()...)
+	for _, s := range kinds {
+		if bytes.HasPrefix(start, []byte(s.magic)) {
+			return "; it begins like " + s.kind
+		}
+	}
+	if len(start) >= 0x206 && string(start[0x202:0x206]) == "HdrS" {
+		return "; it begins like a kernel"
+	}
+	return ""
+}

@@ -1,0 +1,207 @@
+// Package pipeline is the one chain from files to a plan, which every command
+// and the generator share:
+//
+//	source → unitfile → layer → spec → driver → plan
+//
+// It prints nothing and decides nothing that a link of the chain decides.
+package pipeline
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/systemdkeys"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+	"github.com/ampoule-vm/ampoule/internal/version"
+)
+
+// Input is what a plan is made from.
+type Input struct {
+	// Argument is the NAME or FILE of a command; Root a directory below which
+	// the search path is looked up, "" for the host's own.
+	Argument, Root string
+	Dirs           []string
+	// Set are KEY=VALUE of the command line, above every file.
+	Set     []string
+	Drivers []driver.Driver
+	// Architecture is systemd's word for the host's; "" means this one.
+	Architecture string
+}
+
+// Result is all that is known of a VM. Plan is nil if Problems hold an error.
+type Result struct {
+	Source   source.Set
+	Resolved *layer.Resolved
+	VM       *spec.VM
+	Plan     *plan.Plan
+	Problems diag.List
+}
+
+// Load runs the whole chain and reports every mistake of every link.
+func Load(in Input) Result {
+	set, problems := source.Find(in.Argument, in.Root, in.Dirs)
+	res := Result{Source: set, Problems: problems}
+	main := diag.Origin{File: set.Main, Line: 1, Layer: "main"}
+	if set.Name != "" {
+		if err := spec.CheckName(set.Name); err != nil {
+			res.Problems.Add(diag.Problem{Origin: main, What: err.Error(), Accepted: spec.AcceptedName})
+		}
+	}
+	files := make([]*unitfile.File, 0, len(set.Files)+1)
+	for _, f := range set.Files {
+		parsed := unitfile.Parse(f.Path, f.Layer, f.Data)
+		files = append(files, parsed)
+		res.Problems = append(res.Problems, spec.CheckFile(parsed)...)
+		if f.Layer == "main" {
+			main = mainOrigin(parsed)
+		}
+	}
+	files = append(files, parseSet(in.Set, &res.Problems))
+	if res.Problems.HasErrors() && len(set.Files) == 0 {
+		res.Problems.Sort()
+		return res
+	}
+	id := spec.Identity{Name: set.Name, Fragment: set.Main, Architecture: in.Architecture, Paths: spec.SystemPaths}
+	if id.Architecture == "" {
+		id.Architecture = architecture()
+	}
+	resolved, twice := layer.Resolve(files, spec.Rules(id))
+	res.Resolved = resolved
+	res.Problems = append(res.Problems, twice...)
+	vm, wrong := spec.Read(spec.Context{Identity: id, Main: main, Hypervisors: driver.Names(in.Drivers)}, resolved)
+	res.VM = vm
+	res.Problems = append(res.Problems, wrong...)
+	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
+	res.Problems = append(res.Problems, refused...)
+	p := build(vm, part)
+	if n := len(p.JSON()); n > plan.MaxBytes {
+		res.Problems.Add(diag.Problem{
+			Origin: main, What: fmt.Sprintf("the plan has %d bytes, more than the %d that a unit can carry", n, plan.MaxBytes),
+			Accepted: "put large values into files and load them",
+		})
+	}
+	res.Problems.Sort()
+	if !res.Problems.HasErrors() {
+		res.Plan = p
+	}
+	return res
+}
+
+// mainOrigin is where a problem of the VM as a whole is reported: the first
+// header of our section, else the first line.
+func mainOrigin(f *unitfile.File) diag.Origin {
+	for _, s := range f.Sections {
+		if s.Name == spec.Section {
+			return s.Origin
+		}
+	}
+	return diag.Origin{File: f.Name, Line: 1, Layer: f.Layer}
+}
+
+// parseSet makes a layer of KEY=VALUE arguments; the argument's number stands
+// for the line.
+func parseSet(set []string, problems *diag.List) *unitfile.File {
+	f := &unitfile.File{Name: "--set", Layer: "set"}
+	for i, s := range set {
+		origin := diag.Origin{File: f.Name, Line: i + 1, Layer: f.Layer}
+		key, value, ok := strings.Cut(s, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		switch {
+		case !ok || key == "":
+			problems.Add(diag.Problem{Origin: origin, What: `an argument without "="`, Accepted: "accepted: --set KEY=VALUE with a key of [" + spec.Section + "]"})
+		case strings.ContainsAny(value, "\n\r\x00") || !utf8.ValidString(value):
+			problems.Add(diag.Problem{Origin: origin, Key: key, Value: diag.Elided, What: "a line break, a NUL or bytes that are not UTF-8", Accepted: "accepted: one line of UTF-8"})
+		default:
+			f.Assignments = append(f.Assignments, unitfile.Assignment{Section: spec.Section, Key: key, Value: value, Origin: origin})
+		}
+	}
+	return f
+}
+
+// architecture is systemd's word for the one this binary was built for.
+func architecture() string {
+	switch runtime.GOARCH {
+	case "amd64":
+		return "x86-64"
+	case "386":
+		return "x86"
+	}
+	return runtime.GOARCH
+}
+
+// build joins what every hypervisor has with the driver's part.
+func build(vm *spec.VM, part plan.VM) *plan.Plan {
+	origins := origins{}
+	part.Name = vm.Identity.Name
+	part.Architecture = vm.Identity.Architecture
+	part.Hypervisor = vm.Hypervisor.Value
+	part.VCPU = vm.VCPU.Value
+	part.Memory = vm.Memory.Value
+	part.Kernel = vm.Kernel.Value
+	part.Initrd = vm.Initrd.Value
+	part.Console = vm.Console.Value != "none"
+	part.MachineID = vm.MachineID.Value
+	part.GuestSystemd = vm.GuestSystemd.Value
+	part.Readiness = plan.Readiness{Mode: vm.Readiness.Value.Mode, Pattern: vm.Readiness.Value.Pattern}
+	if part.Readiness.Mode == "auto" {
+		part.Readiness.Mode = "started"
+	}
+	part.StopTimeout = plan.Milliseconds(vm.StopTimeout.Value.Milliseconds())
+	part.Runner = vm.Runner.Value
+	part.Disks = []plan.Disk{}
+	for _, d := range vm.Disks {
+		origins.add(d.From)
+		part.Disks = append(part.Disks, plan.Disk{Path: d.Path, Format: d.Format, ReadOnly: d.ReadOnly, Serial: d.Serial, Size: d.Size, From: d.From.ID})
+	}
+	part.Credentials = credentials(vm.Credentials, origins)
+	for _, from := range []spec.From{
+		vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.Memory.From,
+		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From,
+		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From,
+	} {
+		origins.add(from)
+	}
+	for _, w := range append(append([]spec.Word{}, vm.HypervisorArgs...), vm.KernelCommandLine...) {
+		origins.add(w.From)
+	}
+	p := &plan.Plan{Schema: plan.Schema, Ampoule: version.Version, VM: part, Unit: unit(vm, origins), Origins: origins}
+	p.Seal()
+	return p
+}
+
+// origins collects where assignments were written.
+type origins map[string]diag.Origin
+
+func (o origins) add(from spec.From) {
+	if from.ID != "" {
+		o[from.ID] = from.Origin
+	}
+}
+
+func credentials(list []spec.Credential, origins origins) []plan.Credential {
+	out := []plan.Credential{}
+	for _, c := range list {
+		origins.add(c.From)
+		out = append(out, plan.Credential{Kind: string(c.Kind), ID: c.ID, Guest: c.Guest, Path: c.Path, Value: c.Value, From: c.From.ID})
+	}
+	return out
+}
+
+// unit keeps the lines of [Service] whose change needs a restart.
+func unit(vm *spec.VM, origins origins) plan.Unit {
+	out := plan.Unit{Service: []plan.Assignment{}, Credentials: credentials(vm.ServiceCredentials, origins)}
+	for _, e := range vm.Service {
+		if key, ok := systemdkeys.Lookup("Service", e.Key); ok && key.Restart {
+			out.Service = append(out.Service, plan.Assignment{Key: e.Key, Value: e.Value})
+		}
+	}
+	return out
+}

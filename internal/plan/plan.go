@@ -1,0 +1,277 @@
+// Package plan is what Ampoule decided about a virtual machine: plain,
+// printable, comparable data, frozen before anything starts.
+//
+// A plan is a function of the files, the architecture and Ampoule's version
+// alone. What only the host or the moment knows (is KVM usable, which channel
+// do the credentials fit) stands in it as a question with all its answers;
+// ampoule run picks one at start. No secret is in a plan, no closure, no
+// pointer to anything outside.
+package plan
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+)
+
+// Schema is the version of the plan's form. Run reads this one and the
+// previous, and refuses any other.
+const Schema = 1
+
+// MaxBytes is the largest plan: systemd 257 hands credentials to its executor
+// on one line of at most 1 MiB in Base64 (docs/measured.md).
+const MaxBytes = 512 << 10
+
+// Plan is a virtual machine, decided.
+type Plan struct {
+	Schema int `json:"schema"`
+	// Ampoule is the version that made the plan; it is in neither digest.
+	Ampoule string `json:"ampoule"`
+	Digest  Digest `json:"digest"`
+	VM      VM     `json:"vm"`
+	// Unit is what of the unit needs a restart when it changes.
+	Unit Unit `json:"unit"`
+	// Origins says for each assignment, by its key or KEY[INDEX], where it was
+	// written. They travel with the plan and are in neither digest.
+	Origins map[string]diag.Origin `json:"origins"`
+}
+
+// Digest are "sha256:" and 64 hexadecimal digits each.
+type Digest struct {
+	// VM covers all that reaches hypervisor and guest.
+	VM string `json:"vm"`
+	// Unit covers Plan.Unit.
+	Unit string `json:"unit"`
+}
+
+// Unit is the part of a plan that reaches the service and not the guest.
+type Unit struct {
+	// Service holds the [Service] assignments whose change needs a restart.
+	Service []Assignment `json:"service"`
+	// Credentials are those that [Service] loads, read out of its lines.
+	Credentials []Credential `json:"credentials"`
+}
+
+// Assignment is a line of [Service].
+type Assignment struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// VM is all that reaches the hypervisor and the guest.
+type VM struct {
+	Name         string `json:"name"`
+	Architecture string `json:"architecture"`
+	Hypervisor   string `json:"hypervisor"`
+	Binary       Binary `json:"binary"`
+	Machine      string `json:"machine"`
+	VCPU         int    `json:"vcpu"`
+	// Memory is in bytes.
+	Memory            int64        `json:"memory"`
+	Kernel            string       `json:"kernel"`
+	Initrd            string       `json:"initrd,omitempty"`
+	KernelCommandLine []string     `json:"kernel_command_line"`
+	CommandLineMax    int          `json:"kernel_command_line_max"`
+	Disks             []Disk       `json:"disks"`
+	Console           bool         `json:"console"`
+	MachineID         string       `json:"machine_id,omitempty"`
+	GuestSystemd      int          `json:"guest_systemd"`
+	Readiness         Readiness    `json:"readiness"`
+	StopTimeout       Milliseconds `json:"stop_timeout_ms"`
+	Runner            string       `json:"runner,omitempty"`
+	Credentials       []Credential `json:"credentials"`
+	// Control is the protocol on the hypervisor's control descriptor: "qmp".
+	Control string `json:"control"`
+	// Command is the hypervisor's command line without its first word, in
+	// parts that are literal or wait for an answer.
+	Command []Part `json:"command"`
+	// Accelerator and Channels are the questions with their answers, in the
+	// order in which they are tried.
+	Accelerator []Accelerator `json:"accelerator"`
+	Channels    []Channel     `json:"channels"`
+}
+
+// Milliseconds is a duration; 0 means no limit.
+type Milliseconds int64
+
+// Binary is the hypervisor: Path if the user named one, else the first of
+// Search in $PATH at start.
+type Binary struct {
+	Path   string   `json:"path,omitempty"`
+	Search []string `json:"search,omitempty"`
+}
+
+// Disk is a disk of the guest. A relative Path lies in the state directory.
+type Disk struct {
+	Path     string `json:"path"`
+	Format   string `json:"format"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Serial   string `json:"serial,omitempty"`
+	// Size creates a missing disk, in bytes.
+	Size int64  `json:"size,omitempty"`
+	From string `json:"from"`
+}
+
+// Readiness says when the VM counts as started: Mode is "started" or
+// "console", with a regular expression.
+type Readiness struct {
+	Mode    string `json:"mode"`
+	Pattern string `json:"pattern,omitempty"`
+}
+
+// Credential is where a credential comes from and what it is called in the
+// guest. Value is that of a SetCredential= line, which is public, or the
+// sealed text of SetCredentialEncrypted=.
+type Credential struct {
+	Kind  string `json:"kind"`
+	ID    string `json:"id"`
+	Guest string `json:"guest,omitempty"`
+	Path  string `json:"path,omitempty"`
+	Value []byte `json:"value,omitempty"`
+	From  string `json:"from"`
+}
+
+// Question names what a part of the command line waits for.
+type Question string
+
+// The questions of a command line.
+const (
+	AskAccelerator Question = "accelerator"
+	AskChannel     Question = "channel"
+	// AskCommandLine is the kernel's command line as one word, with what
+	// accelerator and channel add.
+	AskCommandLine Question = "kernel-command-line"
+	// AskControl and AskConsole are inherited descriptors; their Words hold
+	// {fd} where its number goes.
+	AskControl Question = "control"
+	AskConsole Question = "console"
+)
+
+// Part is a piece of a command line.
+type Part struct {
+	Words []string `json:"words,omitempty"`
+	Ask   Question `json:"ask,omitempty"`
+	// From names the assignment behind the part, a key of Plan.Origins; empty
+	// where Ampoule itself wants it.
+	From string `json:"from,omitempty"`
+}
+
+// Accelerator is one answer to "how does the guest's processor run".
+type Accelerator struct {
+	Name  string   `json:"name"` // "kvm" or "tcg"
+	Words []string `json:"words"`
+	// CommandLine are words for the kernel, before the user's own. {tsc_khz}
+	// stands for the rate of the host's time stamp counter.
+	CommandLine []string `json:"kernel_command_line,omitempty"`
+}
+
+// Encoding says in which form a channel takes credentials.
+type Encoding string
+
+// The encodings.
+const (
+	// SMBIOS: descriptors that each hold one DMI type 11 structure.
+	SMBIOS Encoding = "smbios-type-11"
+	// Raw: one descriptor per credential with its bytes.
+	Raw Encoding = "raw"
+)
+
+// Channel is one way of credentials into the guest, with its limits. All
+// limits are checked before anything starts; 0 means none.
+type Channel struct {
+	Name     string   `json:"name"`
+	Encoding Encoding `json:"encoding"`
+	// MaxName is in bytes; RefuseInName are characters that the channel
+	// cannot carry in a name.
+	MaxName      int    `json:"max_name,omitempty"`
+	RefuseInName string `json:"refuse_in_name,omitempty"`
+	// MaxStructure is the size of one DMI structure and MaxTotal that of all,
+	// in bytes as encoded.
+	MaxStructure int `json:"max_structure,omitempty"`
+	MaxTotal     int `json:"max_total,omitempty"`
+	MaxCount     int `json:"max_count,omitempty"`
+	// Once are words for the hypervisor if there is any credential, Each are
+	// those for every descriptor: {fd}, {name} with Doubled characters
+	// doubled, {count}.
+	Once    []string `json:"once,omitempty"`
+	Each    []string `json:"each"`
+	Doubled string   `json:"doubled,omitempty"`
+	// Why explains the limits to the user.
+	Why string `json:"why,omitempty"`
+}
+
+// Seal computes both digests.
+func (p *Plan) Seal() {
+	p.Digest = Digest{VM: digest(p.VM), Unit: digest(p.Unit)}
+}
+
+func digest(v any) string {
+	sum := sha256.Sum256(canonical(v))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// canonical is JSON on one line: fields in the order of the Go types, map keys
+// sorted, nothing escaped that need not be.
+func canonical(v any) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		// Only strings, numbers, slices and maps of them are in a plan.
+		panic(fmt.Sprintf("plan: %v", err))
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// JSON returns the plan's canonical form: one line, the same bytes for the
+// same files.
+func (p *Plan) JSON() []byte { return canonical(p) }
+
+// Parse reads a plan and refuses one that is not whole: another schema, unknown
+// fields, or digests that do not fit the contents. The error never repeats
+// contents.
+func Parse(data []byte) (*Plan, error) {
+	if len(data) > MaxBytes {
+		return nil, fmt.Errorf("the plan has %d bytes, more than %d", len(data), MaxBytes)
+	}
+	var head struct {
+		Schema *int `json:"schema"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil || head.Schema == nil {
+		return nil, fmt.Errorf("not a plan; ampoule plan --json prints one")
+	}
+	if *head.Schema != Schema {
+		return nil, fmt.Errorf("the plan has schema %d and this version of Ampoule reads %d; run systemctl daemon-reload", *head.Schema, Schema)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	var p Plan
+	if err := dec.Decode(&p); err != nil {
+		return nil, fmt.Errorf("the plan is damaged: %s", describe(err))
+	}
+	if dec.More() {
+		return nil, fmt.Errorf("the plan is damaged: more follows after its end")
+	}
+	declared := p.Digest
+	p.Seal()
+	if p.Digest != declared {
+		return nil, fmt.Errorf("the plan is damaged: its contents do not have the digests that it names")
+	}
+	return &p, nil
+}
+
+// describe keeps of a JSON error what names no contents.
+func describe(err error) string {
+	if i := strings.Index(err.Error(), "unknown field"); i >= 0 {
+		return err.Error()[i:]
+	}
+	return "its JSON does not have the form of a plan"
+}
+
+// Origin returns where an assignment was written; the zero Origin is built-in.
+func (p *Plan) Origin(id string) diag.Origin { return p.Origins[id] }

@@ -1,0 +1,170 @@
+// Package preflight judges a plan on this host before anything starts: files
+// that are missing or of the wrong kind, memory that is not there, a
+// hypervisor that is absent. It answers the plan's questions that the host
+// alone can answer. It reads, and changes nothing.
+package preflight
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+// Answers are what the host says to a plan's questions.
+type Answers struct {
+	// Binary is the absolute path of the hypervisor.
+	Binary      string
+	Accelerator plan.Accelerator
+	// Emulated says why the guest is emulated although nobody asked for it;
+	// empty otherwise.
+	Emulated string
+}
+
+// judge collects problems about one plan.
+type judge struct {
+	plan     *plan.Plan
+	host     host.Host
+	state    string
+	problems diag.List
+}
+
+// Judge checks the plan against the host. state is the VM's state directory,
+// in which relative disks lie; it need not exist.
+func Judge(p *plan.Plan, h host.Host, state string) (Answers, diag.List) {
+	j := &judge{plan: p, host: h, state: state}
+	var a Answers
+	a.Binary = j.binary()
+	a.Accelerator, a.Emulated = j.accelerator()
+	j.boot()
+	j.disks()
+	j.runner()
+	j.problems.Sort()
+	return a, j.problems
+}
+
+// fail reports an error at the assignment with that id, or at the built-in
+// default of the key.
+func (j *judge) fail(id, value, accepted, format string, args ...any) {
+	key, _, _ := strings.Cut(id, "[")
+	j.problems.Errorf(j.plan.Origin(id), key, value, accepted, format, args...)
+}
+
+func (j *judge) binary() string {
+	b := j.plan.VM.Binary
+	if b.Path != "" {
+		if err := host.CheckExecutable(b.Path); err != nil {
+			j.fail("HypervisorPath", b.Path, "accepted: the absolute path of an executable file", "the hypervisor cannot be started: %v", err)
+		}
+		return b.Path
+	}
+	path, ok := j.host.FindBinary(b.Search)
+	if !ok {
+		j.fail("Hypervisor", j.plan.VM.Hypervisor, "install it, or name it with HypervisorPath=",
+			"the hypervisor is absent: none of %s is in $PATH (%s)", strings.Join(b.Search, ", "), j.host.Path)
+	}
+	return path
+}
+
+func (j *judge) accelerator() (answer plan.Accelerator, emulated string) {
+	choices := j.plan.VM.Accelerator
+	usable, why := j.host.KVMUsable()
+	for _, c := range choices {
+		if c.Name != "kvm" || usable {
+			if !usable && len(choices) > 1 {
+				emulated = why
+			}
+			return c, emulated
+		}
+	}
+	j.fail("Accelerator", "kvm", "accepted: auto or tcg, which emulate the processor", "KVM is not usable here: %s", why)
+	return plan.Accelerator{}, ""
+}
+
+// boot checks kernel, initrd and memory.
+func (j *judge) boot() {
+	vm := j.plan.VM
+	kernel, err := host.CheckKernel(vm.Kernel)
+	if err != nil {
+		j.fail("Kernel", vm.Kernel, "accepted: a readable Linux kernel image", "%v", err)
+	}
+	var initrd int64
+	if vm.Initrd != "" {
+		if initrd, err = host.CheckInitrd(vm.Initrd); err != nil {
+			j.fail("Initrd", vm.Initrd, "accepted: a readable initial RAM disk", "%v", err)
+		}
+	}
+	if need := kernel + initrd; need >= vm.Memory {
+		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: more than %s, and room to unpack them", spec.FormatSize(roundUp(need))),
+			"kernel and initrd alone have %d bytes", need)
+	}
+	total, err := j.host.Memory()
+	if err == nil && vm.Memory > total {
+		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: at most %dM", total>>20), "this host has only %d MiB of memory", total>>20)
+	}
+	if n := len(spec.JoinCommandLine(vm.KernelCommandLine)); vm.CommandLineMax > 0 && n > vm.CommandLineMax {
+		j.fail("KernelCommandLine[0]", diag.Elided, fmt.Sprintf("accepted: at most %d bytes", vm.CommandLineMax),
+			"the kernel's command line has %d bytes, and the kernel would cut it", n)
+	}
+}
+
+func roundUp(n int64) int64 { return (n + 1<<20 - 1) &^ (1<<20 - 1) }
+
+// DiskPath is where a disk lies on the host.
+func DiskPath(d plan.Disk, state string) string {
+	if filepath.IsAbs(d.Path) {
+		return d.Path
+	}
+	return filepath.Join(state, d.Path)
+}
+
+func (j *judge) disks() {
+	for _, d := range j.plan.VM.Disks {
+		path := DiskPath(d, j.state)
+		err := host.CheckDisk(path, d.Format, d.ReadOnly)
+		if err == nil {
+			continue
+		}
+		_, statErr := os.Lstat(path)
+		missing := os.IsNotExist(statErr)
+		switch {
+		case missing && d.Size > 0:
+			if d.Format == "qcow2" {
+				j.qemuImg(d)
+			}
+		case missing && path != d.Path:
+			j.fail(d.From, d.Path, "create it, or add size=SIZE to have it created", "there is no %s", path)
+		default:
+			j.fail(d.From, d.Path, "accepted: a "+d.Format+" disk that may be opened"+access(d), "%v", err)
+		}
+	}
+}
+
+func access(d plan.Disk) string {
+	if d.ReadOnly {
+		return " for reading"
+	}
+	return " for reading and writing"
+}
+
+// ImageTool creates disks in formats other than raw.
+const ImageTool = "qemu-img"
+
+func (j *judge) qemuImg(d plan.Disk) {
+	if _, ok := j.host.FindBinary([]string{ImageTool}); !ok {
+		j.fail(d.From, d.Path, "install "+ImageTool+", or use raw", "a qcow2 disk is created with %s, which is absent", ImageTool)
+	}
+}
+
+func (j *judge) runner() {
+	if r := j.plan.VM.Runner; r != "" {
+		if err := host.CheckExecutable(r); err != nil {
+			j.fail("Runner", r, "accepted: the absolute path of an executable file", "%v", err)
+		}
+	}
+}

@@ -1,0 +1,140 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+)
+
+// refusal says why a channel does not carry the credentials: the one at fault,
+// or -1 for all of them together.
+type refusal struct {
+	index int
+	why   string
+}
+
+// choose takes the first channel that every credential fits. Without
+// credentials none is needed. Where none fits, each credential at fault is
+// reported with the reason of each channel: nothing is ever cut or left out.
+func choose(p *plan.Plan, creds []credential.Credential) (channel *plan.Channel, why string, problems diag.List) {
+	if len(creds) == 0 {
+		return nil, "", nil
+	}
+	refused := make([][]refusal, len(p.VM.Channels))
+	for i := range p.VM.Channels {
+		c := &p.VM.Channels[i]
+		refused[i] = judge(c, creds)
+		if len(refused[i]) == 0 {
+			return c, explainChoice(p.VM.Channels[:i], refused, creds), nil
+		}
+	}
+	for n, cred := range creds {
+		var reasons []string
+		for i, c := range p.VM.Channels {
+			for _, r := range refused[i] {
+				if r.index == n {
+					reasons = append(reasons, c.Name+": "+r.why)
+				}
+			}
+		}
+		if len(reasons) > 0 {
+			problems.Add(report(p, cred, reasons))
+		}
+	}
+	// What no single credential is to blame for stands at the first.
+	var together []string
+	for i, c := range p.VM.Channels {
+		for _, r := range refused[i] {
+			if r.index < 0 {
+				together = append(together, c.Name+": "+r.why)
+			}
+		}
+	}
+	if len(together) > 0 {
+		problems.Add(report(p, creds[0], together))
+	}
+	return nil, "", problems
+}
+
+func report(p *plan.Plan, cred credential.Credential, reasons []string) diag.Problem {
+	var limits []string
+	for _, c := range p.VM.Channels {
+		if c.Why != "" {
+			limits = append(limits, c.Why)
+		}
+	}
+	what := "does not fit the credential channel"
+	if len(p.VM.Channels) > 1 {
+		what = "fits none of the credential channels"
+	}
+	return diag.Problem{
+		Origin: cred.Origin, Key: cred.Key, Value: cred.Shown,
+		What: fmt.Sprintf("%s: %s", what, strings.Join(reasons, "; ")), Accepted: strings.Join(limits, "; "),
+	}
+}
+
+func explainChoice(passed []plan.Channel, refused [][]refusal, creds []credential.Credential) string {
+	if len(passed) == 0 {
+		return "the first that the machine has, and all credentials fit"
+	}
+	var reasons []string
+	for i, c := range passed {
+		r := refused[i][0]
+		subject := "all credentials together"
+		if r.index >= 0 {
+			subject = creds[r.index].Guest
+		}
+		reasons = append(reasons, fmt.Sprintf("%s does not carry %s: %s", c.Name, subject, r.why))
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// judge checks every limit of one channel.
+func judge(c *plan.Channel, creds []credential.Credential) []refusal {
+	var out []refusal
+	for i, cred := range creds {
+		if c.MaxName > 0 && len(cred.Guest) > c.MaxName {
+			out = append(out, refusal{i, fmt.Sprintf("the name has %d bytes, at most %d are possible", len(cred.Guest), c.MaxName)})
+		}
+		if c.RefuseInName != "" && strings.ContainsAny(cred.Guest, c.RefuseInName) {
+			out = append(out, refusal{i, fmt.Sprintf("a name cannot have %q in it", c.RefuseInName)})
+		}
+		if c.Encoding == plan.SMBIOS {
+			if size := rule.SMBIOSSize(len(cred.Guest), cred.Value.Len()) + rule.SMBIOSHeader + 1; size > c.MaxStructure {
+				out = append(out, refusal{i, fmt.Sprintf("%d bytes and a name of %d become %d, at most %d are possible in a structure",
+					cred.Value.Len(), len(cred.Guest), size, c.MaxStructure)})
+			}
+		}
+	}
+	if c.MaxCount > 0 && len(creds) > c.MaxCount {
+		out = append(out, refusal{-1, fmt.Sprintf("%d credentials, at most %d are possible", len(creds), c.MaxCount)})
+	}
+	if c.Encoding == plan.SMBIOS && len(out) == 0 {
+		layout, err := rule.LayoutSMBIOS(credential.Items(creds), c.MaxStructure)
+		switch {
+		case err != nil:
+			out = append(out, refusal{-1, flatten(err)})
+		case layout.Bytes > c.MaxTotal:
+			out = append(out, refusal{-1, fmt.Sprintf("all together become %d bytes, at most %d are possible", layout.Bytes, c.MaxTotal)})
+		}
+	}
+	return out
+}
+
+// flatten writes joined errors on one line.
+func flatten(err error) string {
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) {
+		return err.Error()
+	}
+	var parts []string
+	for _, e := range joined.Unwrap() {
+		parts = append(parts, e.Error())
+	}
+	return strings.Join(parts, "; ")
+}

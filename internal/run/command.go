@@ -1,0 +1,190 @@
+package run
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/secret"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/tsc"
+)
+
+// firstFD is the number of the first inherited descriptor in the child.
+const firstFD = 3
+
+// command is a hypervisor's command line with all questions answered, and the
+// descriptors that it names.
+type command struct {
+	argv  []string // without the program's name
+	files []*os.File
+	// sealed are those of files that hold credentials; they are closed once
+	// the hypervisor has read them.
+	sealed []*secret.Memfd
+	// from names for each word of argv the assignment behind it.
+	from []string
+	// unlocked tells that a credential's memory could not be locked and may
+	// be swapped.
+	unlocked bool
+}
+
+// answers are all that a command line waits for.
+type answers struct {
+	accelerator      plan.Accelerator
+	channel          *plan.Channel
+	credentials      []credential.Credential
+	control, console *os.File
+}
+
+// assemble answers the questions of the plan's command line. On error nothing
+// stays open that it opened.
+func assemble(p *plan.Plan, a answers) (*command, error) {
+	c := &command{}
+	for _, part := range p.VM.Command {
+		var err error
+		switch part.Ask {
+		case "":
+			c.add(part.From, part.Words...)
+		case plan.AskAccelerator:
+			c.add(part.From, a.accelerator.Words...)
+		case plan.AskControl:
+			c.addFile(part, a.control)
+		case plan.AskConsole:
+			c.addFile(part, a.console)
+		case plan.AskCommandLine:
+			err = c.addCommandLine(p, part, a.accelerator)
+		case plan.AskChannel:
+			err = c.addChannel(a)
+		default:
+			err = fmt.Errorf("the plan asks %q, which this version of Ampoule cannot answer", part.Ask)
+		}
+		if err != nil {
+			c.closeSecrets()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (c *command) add(from string, words ...string) {
+	c.argv = append(c.argv, words...)
+	for range words {
+		c.from = append(c.from, from)
+	}
+}
+
+// inherit passes a descriptor on and returns its number in the child.
+func (c *command) inherit(f *os.File) string {
+	c.files = append(c.files, f)
+	return strconv.Itoa(firstFD + len(c.files) - 1)
+}
+
+func (c *command) addFile(part plan.Part, f *os.File) {
+	fd := c.inherit(f)
+	for _, w := range part.Words {
+		c.add(part.From, strings.ReplaceAll(w, "{fd}", fd))
+	}
+}
+
+// addCommandLine joins the kernel's command line: what the accelerator needs,
+// then the plan's words, so that a user's word wins.
+func (c *command) addCommandLine(p *plan.Plan, part plan.Part, acc plan.Accelerator) error {
+	words := []string{}
+	for _, w := range acc.CommandLine {
+		if strings.Contains(w, "{tsc_khz}") {
+			khz, err := tsc.KHz()
+			if err != nil {
+				return fmt.Errorf("measuring the host's time stamp counter, which the guest must be told: %w", err)
+			}
+			w = strings.ReplaceAll(w, "{tsc_khz}", strconv.Itoa(khz))
+		}
+		words = append(words, w)
+	}
+	line := spec.JoinCommandLine(append(words, p.VM.KernelCommandLine...))
+	if most := p.VM.CommandLineMax; most > 0 && len(line) > most {
+		return fmt.Errorf("the kernel's command line has %d bytes and the kernel would cut it at %d", len(line), most)
+	}
+	c.add(part.From, part.Words...)
+	c.add(part.From, line)
+	return nil
+}
+
+// addChannel puts the credentials into sealed memory and names it.
+func (c *command) addChannel(a answers) error {
+	if a.channel == nil {
+		return nil
+	}
+	type item struct {
+		name  string
+		value *secret.Value
+	}
+	var list []item
+	switch a.channel.Encoding {
+	case plan.SMBIOS:
+		structures, err := credential.PackSMBIOS(a.credentials, a.channel.MaxStructure)
+		if err != nil {
+			return err
+		}
+		for _, s := range structures {
+			defer s.Wipe()
+			list = append(list, item{"smbios", s})
+		}
+	case plan.Raw:
+		for _, cred := range a.credentials {
+			list = append(list, item{cred.Guest, cred.Value})
+		}
+	default:
+		return fmt.Errorf("the plan names the encoding %q, which this version of Ampoule does not know", a.channel.Encoding)
+	}
+	// The hypervisor itself needs some of its slots.
+	fill := strings.NewReplacer("{count}", strconv.Itoa(len(list)), "{slots}", strconv.Itoa(len(list)+64))
+	for _, w := range a.channel.Once {
+		c.add("", fill.Replace(w))
+	}
+	for _, it := range list {
+		m, err := secret.NewMemfd("ampoule-credential", it.value)
+		if err != nil {
+			return fmt.Errorf("sealing a credential in memory: %w", err)
+		}
+		c.sealed = append(c.sealed, m)
+		c.unlocked = c.unlocked || !m.Locked()
+		name := it.name
+		for _, d := range a.channel.Doubled {
+			name = strings.ReplaceAll(name, string(d), string([]rune{d, d}))
+		}
+		fill := strings.NewReplacer("{fd}", c.inherit(m.File()), "{name}", name)
+		for _, w := range a.channel.Each {
+			c.add("", fill.Replace(w))
+		}
+	}
+	return nil
+}
+
+// closeSecrets gives up our hold on the credentials.
+func (c *command) closeSecrets() {
+	for _, m := range c.sealed {
+		m.Close()
+	}
+	c.sealed = nil
+}
+
+// blame finds the assignment behind an argument that the hypervisor refused:
+// the words before the first that does not match.
+func (c *command) blame(argument string) (from string, ok bool) {
+	for i := range c.argv {
+		rest := argument
+		for _, w := range c.argv[i:] {
+			if rest == w {
+				return c.from[i], c.from[i] != ""
+			}
+			var more bool
+			if rest, more = strings.CutPrefix(rest, w+" "); !more {
+				break
+			}
+		}
+	}
+	return "", false
+}

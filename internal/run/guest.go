@@ -1,0 +1,393 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/console"
+	"github.com/ampoule-vm/ampoule/internal/control/qmp"
+	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
+	"github.com/ampoule-vm/ampoule/internal/process"
+)
+
+const (
+	// startTimeout is how long a hypervisor may take until it answers on its
+	// control descriptor. It has read its files by then.
+	startTimeout = 60 * time.Second
+	// commandTimeout bounds one command to a running hypervisor.
+	commandTimeout = 10 * time.Second
+	// pressAgain is the time between two presses of the power button: a press
+	// in a guest that is still booting is lost.
+	pressAgain = 5 * time.Second
+	// quitTimeout is how long a hypervisor may take to end when told to.
+	quitTimeout = 5 * time.Second
+)
+
+// guest is a hypervisor that is being started or runs.
+type guest struct {
+	*runner
+	cmd     *command
+	proc    *process.Process
+	qmp     *qmp.Client
+	screen  *console.Console
+	stopped bool // a stop was asked for
+	// resetting: a reset was ordered and its event has not come.
+	resetting bool
+	ready     bool
+	readyc    chan struct{}
+	escapec   chan struct{}
+}
+
+// boot starts the hypervisor and stays with it.
+func (r *runner) boot(ctx context.Context, a preflight.Answers, channel *plan.Channel, creds []credential.Credential) Outcome {
+	g := &guest{runner: r, readyc: make(chan struct{}, 1), escapec: make(chan struct{}, 1)}
+	control, theirControl, err := qmp.Pair()
+	if err != nil {
+		return failed("%v", err)
+	}
+	serial, theirSerial, err := qmp.Pair()
+	if err != nil {
+		return failed("%v", err)
+	}
+	defer serial.Close()
+	g.cmd, err = assemble(r.Plan, answers{a.Accelerator, channel, creds, theirControl, theirSerial})
+	if err != nil {
+		control.Close()
+		return failed("%v", err)
+	}
+	defer g.cmd.closeSecrets()
+	g.leak(creds)
+	if g.cmd.unlocked && r.Host.HasSwap() {
+		r.warn("the memory of the credentials could not be locked (RLIMIT_MEMLOCK), and this host has swap: until the guest runs, they could be written there")
+	}
+	if err := g.start(a.Binary, theirControl, theirSerial); err != nil {
+		control.Close()
+		return failed("%v", err)
+	}
+	defer g.end()
+	g.attach(serial)
+	if out, ok := g.handshake(ctx, control); !ok {
+		return out
+	}
+	defer g.qmp.Close()
+	// The hypervisor has read the credentials: our copies go.
+	g.cmd.closeSecrets()
+	credential.Wipe(creds)
+	g.record.HypervisorPid, g.record.Version = g.proc.Pid(), g.qmp.Version().String()
+	g.report.started(g.record)
+	if r.Plan.VM.Readiness.Mode == "started" {
+		g.becomeReady()
+	}
+	return g.watch(ctx)
+}
+
+// start starts the hypervisor with nothing of our environment and no
+// descriptor but those of its command line.
+func (g *guest) start(binary string, control, serial *os.File) error {
+	dir := "/"
+	for _, d := range g.Plan.VM.Disks {
+		if preflight.DiskPath(d, g.dirs.State) != d.Path {
+			dir = g.dirs.State
+		}
+	}
+	proc, err := process.Start(process.Spec{
+		Path: binary, Args: append([]string{binary}, g.cmd.argv...), Env: []string{}, Dir: dir, Extra: g.cmd.files,
+	})
+	control.Close()
+	serial.Close()
+	if err != nil {
+		return err
+	}
+	g.proc = proc
+	return nil
+}
+
+// end makes sure that nothing of the hypervisor is left.
+func (g *guest) end() {
+	select {
+	case <-g.proc.Done():
+	default:
+		_ = g.proc.Kill()
+		<-g.proc.Done()
+	}
+	g.screen.Close()
+}
+
+// attach connects the guest's console with the operator.
+func (g *guest) attach(serial net.Conn) {
+	opts := console.Options{
+		In: g.Stdin, Out: g.Stdout,
+		OnEscape: func() { nonblocking(g.escapec) },
+	}
+	if g.Plan.VM.Readiness.Mode == "console" {
+		opts.Ready, opts.OnReady = g.Plan.VM.Readiness.Pattern, func() { nonblocking(g.readyc) }
+	}
+	g.screen = console.Attach(serial, opts)
+}
+
+func nonblocking(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// handshake waits until the hypervisor answers, and lets the guest run.
+func (g *guest) handshake(ctx context.Context, conn net.Conn) (Outcome, bool) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	type result struct {
+		client *qmp.Client
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		client, err := qmp.New(ctx, conn)
+		if err == nil {
+			err = client.Execute(ctx, "cont", nil, nil)
+		}
+		done <- result{client, err}
+	}()
+	select {
+	case res := <-done:
+		g.qmp = res.client
+		if res.err == nil {
+			return Outcome{}, true
+		}
+		return g.died(res.err), false
+	case s := <-g.signals:
+		cancel()
+		if res := <-done; res.client != nil {
+			res.client.Close()
+		}
+		return failed("stopped by %s before the guest ran", s), false
+	}
+}
+
+// died explains a hypervisor that ended before the guest ran. Words of it that
+// name an argument become an error at the line behind that argument.
+func (g *guest) died(cause error) Outcome {
+	select {
+	case <-g.proc.Done():
+	case <-time.After(time.Second):
+		_ = g.proc.Kill()
+		<-g.proc.Done()
+		return failed("the hypervisor did not start: %v%s", cause, g.words())
+	}
+	exit, _ := g.proc.Wait()
+	words := strings.TrimSpace(g.proc.StderrTail())
+	if from, ok := g.cmd.blame(g.Driver.Blame(words)); ok {
+		key, _, _ := strings.Cut(from, "[")
+		var problems diag.List
+		problems.Errorf(g.Plan.Origin(from), key, diag.Elided, "", "the hypervisor refuses it: %s", oneLine(words))
+		return badInput(problems)
+	}
+	return failed("the hypervisor did not start (%s)%s", exit, g.words())
+}
+
+// words are the hypervisor's own, to be put behind a message.
+func (g *guest) words() string {
+	words := strings.TrimSpace(g.proc.StderrTail())
+	if words == "" {
+		return ""
+	}
+	return ": " + oneLine(words)
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// watch stays with the guest until it ends, and says how it ended.
+func (g *guest) watch(ctx context.Context) Outcome {
+	var kill <-chan time.Time
+	again := time.NewTicker(pressAgain)
+	defer again.Stop()
+	stop := func(why string) {
+		if !g.stopped {
+			g.tell("%s: pressing the power button of %s", why, g.Plan.VM.Name)
+			notify("STOPPING=1\nSTATUS=waiting for the guest to power off")
+			if ms := g.Plan.VM.StopTimeout; ms > 0 {
+				kill = time.After(time.Duration(ms) * time.Millisecond)
+			}
+		}
+		g.stopped = true
+		g.pressPowerButton()
+	}
+	for {
+		select {
+		case s := <-g.signals:
+			stop(signalName(s))
+		case why := <-g.report.stops():
+			if why == orphaned {
+				return g.abandon()
+			}
+			stop(why)
+		case <-g.escapec:
+			stop("Ctrl-] three times")
+		case <-ctx.Done():
+			stop("cancelled")
+			ctx = context.WithoutCancel(ctx)
+		case <-again.C:
+			if g.stopped {
+				g.pressPowerButton()
+			}
+		case <-kill:
+			_ = g.proc.Kill()
+			<-g.proc.Done()
+			return Outcome{Code: ExitKilled, Text: fmt.Sprintf("the guest did not power off within %s and was killed",
+				time.Duration(g.Plan.VM.StopTimeout)*time.Millisecond)}
+		case <-g.readyc:
+			g.becomeReady()
+		case e, ok := <-g.qmp.Events():
+			if !ok {
+				return g.vanished()
+			}
+			if out, ended := g.handle(e); ended {
+				return out
+			}
+		case <-g.proc.Done():
+			return g.lastWords()
+		}
+	}
+}
+
+// abandon ends a guest that nobody watches over any more.
+func (g *guest) abandon() Outcome {
+	_ = g.proc.Kill()
+	<-g.proc.Done()
+	return failed("%s, and the guest was killed", orphaned)
+}
+
+// lastWords looks for an event that explains the hypervisor's end before it is
+// called a death.
+func (g *guest) lastWords() Outcome {
+	limit := time.After(time.Second)
+	for {
+		select {
+		case e, ok := <-g.qmp.Events():
+			if !ok {
+				return g.vanished()
+			}
+			if out, ended := g.handle(e); ended {
+				return out
+			}
+		case <-limit:
+			return g.vanished()
+		}
+	}
+}
+
+func signalName(s os.Signal) string {
+	switch s {
+	case syscall.SIGTERM:
+		return "SIGTERM"
+	case syscall.SIGINT:
+		return "SIGINT"
+	case syscall.SIGHUP:
+		return "SIGHUP"
+	}
+	return s.String()
+}
+
+// execute sends a command in the background: a hypervisor that hangs must not
+// keep us from the time-out that kills it.
+func (g *guest) execute(command string) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		defer cancel()
+		_ = g.qmp.Execute(ctx, command, nil, nil)
+	}()
+}
+
+func (g *guest) pressPowerButton() { g.execute("system_powerdown") }
+
+func (g *guest) becomeReady() {
+	if g.ready {
+		return
+	}
+	g.ready, g.record.Ready = true, true
+	g.report.ready(g.record)
+}
+
+// handle acts on an event; ended means that the guest is at its end.
+func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
+	data, err := e.Decode()
+	if err != nil {
+		g.warn("%v", err)
+		return Outcome{}, false
+	}
+	switch d := data.(type) {
+	case qmp.Reset:
+		if g.resetting {
+			g.resetting = false
+			g.execute("cont")
+		}
+	case qmp.Shutdown:
+		return g.shutdown(d)
+	}
+	return Outcome{}, false
+}
+
+// shutdown acts on the guest's end. The hypervisor has stopped the processors
+// and waits.
+func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
+	switch d.Reason {
+	case qmp.ReasonGuestReset:
+		if reason, last := g.screen.LastPanic(); last {
+			return g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason})
+		}
+		if g.stopped {
+			return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest rebooted when it was to power off, and was not started again"})
+		}
+		g.record.Reboots++
+		g.screen.Reset()
+		g.tell("%s reboots", g.Plan.VM.Name)
+		g.report.started(g.record)
+		g.resetting = true
+		g.execute("system_reset")
+		return Outcome{}, false
+	case qmp.ReasonGuestPanic:
+		text := "the guest's kernel panicked"
+		if reason, _ := g.screen.LastPanic(); reason != "" {
+			text += ": " + reason
+		}
+		return g.quit(Outcome{Code: ExitPanic, Text: text})
+	case qmp.ReasonGuestShutdown:
+		return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest powered off"})
+	}
+	return g.quit(failed("the hypervisor was ended from outside (%s)", d.Reason))
+}
+
+// quit ends a hypervisor whose guest has ended.
+func (g *guest) quit(out Outcome) (Outcome, bool) {
+	g.execute("quit")
+	select {
+	case <-g.proc.Done():
+	case <-time.After(quitTimeout):
+		_ = g.proc.Kill()
+	}
+	return out, true
+}
+
+// vanished explains a hypervisor that ended without a word on its control
+// descriptor.
+func (g *guest) vanished() Outcome {
+	select {
+	case <-g.proc.Done():
+	case <-time.After(quitTimeout):
+		_ = g.proc.Kill()
+		<-g.proc.Done()
+		return failed("the hypervisor closed its control connection and was killed%s", g.words())
+	}
+	exit, _ := g.proc.Wait()
+	return failed("the hypervisor died (%s)%s", exit, g.words())
+}

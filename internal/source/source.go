@@ -1,0 +1,297 @@
+// Package source finds the files of a virtual machine and reads them: search
+// path, drop-ins, masks, order. It knows no key and no syntax.
+package source
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+)
+
+// Suffix is that of a VM's file.
+const Suffix = ".microvm"
+
+// MaxFile is the largest file that is read, in bytes.
+const MaxFile = 4 << 20
+
+// SearchPath lists the directories of NAME.microvm, the strongest first.
+func SearchPath() []string {
+	return []string{"/etc/ampoule", "/run/ampoule", "/usr/local/lib/ampoule", "/usr/lib/ampoule"}
+}
+
+// File is a file that was read.
+type File struct {
+	Path  string
+	Layer string // "main" or "drop-in"
+	Data  []byte
+}
+
+// Hidden is a file that does not count because another has its name in a
+// directory that ranks higher.
+type Hidden struct {
+	Path string `json:"path"`
+	By   string `json:"by"`
+}
+
+// Set is all that makes up one VM, the weakest file first.
+type Set struct {
+	// Name is the VM's, Main the path of its file.
+	Name, Main string
+	Files      []File
+	Hidden     []Hidden
+}
+
+// IsFile reports whether a command's argument is a FILE rather than a NAME.
+func IsFile(argument string) bool {
+	return strings.ContainsRune(argument, '/') || strings.HasSuffix(argument, Suffix)
+}
+
+// finder reads under a root and collects what is wrong.
+type finder struct {
+	root     string
+	problems diag.List
+}
+
+// Find reads the VM that an argument of a command stands for: a FILE with the
+// drop-ins beside it, or a NAME in the search path below root.
+func Find(argument, root string, dirs []string) (Set, diag.List) {
+	f := &finder{root: root}
+	var set Set
+	if IsFile(argument) {
+		set = f.file(argument)
+	} else {
+		set = f.name(argument, dirs)
+	}
+	return set, f.problems
+}
+
+func (f *finder) fail(file, accepted, format string, args ...any) {
+	f.problems.Add(diag.Problem{Origin: diag.Origin{File: file, Line: 1}, What: fmt.Sprintf(format, args...), Accepted: accepted})
+}
+
+// file reads FILE and FILE.d/*.conf. The paths in messages are as given.
+func (f *finder) file(argument string) Set {
+	f.root = ""
+	set := Set{Main: argument}
+	name, ok := strings.CutSuffix(path.Base(argument), Suffix)
+	if !ok {
+		f.fail(argument, "accepted: a file NAME.microvm, or a name without a slash", "the name of the file does not end in %s", Suffix)
+		return set
+	}
+	set.Name = name
+	if data, ok := f.read(argument); ok {
+		set.Files = append(set.Files, File{Path: argument, Layer: "main", Data: data})
+	}
+	f.dropIns(&set, [][]string{{argument + ".d"}})
+	return set
+}
+
+// name searches the directories, the strongest first.
+func (f *finder) name(name string, dirs []string) Set {
+	set := Set{Name: name}
+	for _, dir := range dirs {
+		candidate := path.Join(dir, name+Suffix)
+		if _, err := os.Lstat(f.host(candidate)); err != nil {
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+				f.fail(candidate, "", "%s", reason(err))
+			}
+			continue
+		}
+		if set.Main != "" {
+			set.Hidden = append(set.Hidden, Hidden{Path: candidate, By: set.Main})
+			continue
+		}
+		set.Main = candidate
+		if data, ok := f.read(candidate); ok {
+			set.Files = append(set.Files, File{Path: candidate, Layer: "main", Data: data})
+		}
+	}
+	if set.Main == "" {
+		f.notFound(name, dirs)
+		return set
+	}
+	specific := []string{name + Suffix + ".d"}
+	for i := len(name) - 1; i > 0; i-- {
+		if name[i] == '-' && i < len(name)-1 {
+			specific = append(specific, name[:i+1]+Suffix+".d")
+		}
+	}
+	// The rank of the directory beats how specific the name is, and the
+	// type-wide directory is weakest everywhere, as in systemd.
+	var ranks [][]string
+	for _, dir := range dirs {
+		for _, s := range specific {
+			ranks = append(ranks, []string{path.Join(dir, s)})
+		}
+	}
+	for _, dir := range dirs {
+		ranks = append(ranks, []string{path.Join(dir, strings.TrimPrefix(Suffix, ".")+".d")})
+	}
+	f.dropIns(&set, ranks)
+	return set
+}
+
+func (f *finder) notFound(name string, dirs []string) {
+	accepted := "accepted: the name of a file NAME.microvm there, or the path of one"
+	if near := diag.Nearest(name, Names(f.root, dirs)); near != "" {
+		accepted = "did you mean " + near + "?"
+	}
+	f.fail(path.Join(dirs[0], name+Suffix), accepted, "no VM has the name %s; searched %s", name, strings.Join(dirs, ", "))
+}
+
+// Names lists the VMs of the search path, sorted.
+func Names(root string, dirs []string) []string {
+	var names []string
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(filepath.Join(root, dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if name, ok := strings.CutSuffix(e.Name(), Suffix); ok && name != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// host is where a path of the VM's world lies on this machine.
+func (f *finder) host(p string) string {
+	if f.root == "" {
+		return p
+	}
+	return filepath.Join(f.root, p)
+}
+
+// dropIns reads *.conf of the directories, the strongest rank first, and
+// appends them to the set sorted by file name.
+func (f *finder) dropIns(set *Set, ranks [][]string) {
+	winners := map[string]string{}
+	for _, rank := range ranks {
+		for _, dir := range rank {
+			for _, name := range f.confs(dir) {
+				p := path.Join(dir, name)
+				if winner, ok := winners[name]; ok {
+					set.Hidden = append(set.Hidden, Hidden{Path: p, By: winner})
+					continue
+				}
+				winners[name] = p
+			}
+		}
+	}
+	names := make([]string, 0, len(winners))
+	for name := range winners {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		p := winners[name]
+		if f.masked(p) {
+			continue
+		}
+		if data, ok := f.read(p); ok {
+			set.Files = append(set.Files, File{Path: p, Layer: "drop-in", Data: data})
+		}
+	}
+}
+
+// confs lists the drop-ins of a directory. A file with another name would be
+// ignored in silence, so it gets a warning; editors' hidden and backup files
+// do not.
+func (f *finder) confs(dir string) []string {
+	entries, err := os.ReadDir(f.host(dir))
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			f.fail(dir, "accepted: a directory of *.conf files", "%s", reason(err))
+		}
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		name := e.Name()
+		switch {
+		case strings.HasPrefix(name, "."), strings.HasSuffix(name, "~"):
+		case strings.HasSuffix(name, ".conf"):
+			names = append(names, name)
+		default:
+			f.problems.Add(diag.Problem{
+				Origin: diag.Origin{File: path.Join(dir, name), Line: 1}, Severity: diag.Warning,
+				What: "not read, since the name of a drop-in ends in .conf",
+			})
+		}
+	}
+	return names
+}
+
+// masked reports whether a path is a link to /dev/null.
+func (f *finder) masked(p string) bool {
+	target, err := os.Readlink(f.host(p))
+	return err == nil && path.Clean(target) == "/dev/null"
+}
+
+// read returns the contents of a regular file, or reports why not.
+func (f *finder) read(p string) ([]byte, bool) {
+	if f.masked(p) {
+		f.fail(p, "remove the link to /dev/null to unmask it", "the VM is masked")
+		return nil, false
+	}
+	// O_NONBLOCK: a FIFO must not hang the reader.
+	file, err := os.OpenFile(f.host(p), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		f.fail(p, "accepted: a readable file", "%s", reason(err))
+		return nil, false
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		f.fail(p, "", "%s", reason(err))
+		return nil, false
+	case info.IsDir():
+		f.fail(p, "accepted: a regular file", "this is a directory")
+		return nil, false
+	case !info.Mode().IsRegular():
+		f.fail(p, "accepted: a regular file", "this is not a regular file")
+		return nil, false
+	}
+	data, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
+	switch {
+	case err != nil:
+		f.fail(p, "", "%s", reason(err))
+		return nil, false
+	case len(data) > MaxFile:
+		f.fail(p, fmt.Sprintf("accepted: at most %d bytes", MaxFile), "the file is too large")
+		return nil, false
+	case len(data) == 0:
+		f.fail(p, "write its sections, remove it, or mask it with a link to /dev/null", "the file is empty")
+		return nil, false
+	}
+	return data, true
+}
+
+// reason strips path and operation, which the message already has.
+func reason(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		switch errno {
+		case unix.EACCES, unix.EPERM:
+			return fmt.Sprintf("cannot be read: %s (uid %d)", errno.Error(), os.Geteuid())
+		case unix.ENOENT:
+			return "no such file"
+		}
+		return "cannot be read: " + errno.Error()
+	}
+	return "cannot be read"
+}

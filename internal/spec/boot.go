@@ -1,0 +1,93 @@
+package spec
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/layer"
+)
+
+// UnknownGuestSystemd is the version that is assumed where GuestSystemd= says
+// nothing: the oldest that takes credentials from SMBIOS.
+const UnknownGuestSystemd = 252
+
+func bootRows() []Row {
+	return []Row{
+		{
+			Name: "Kernel", Image: true, Form: "PATH", Accepted: "accepted: the absolute path of a Linux kernel image",
+			Help:  "The guest's kernel: a bzImage, or a vmlinux with a PVH note. Required.",
+			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Kernel }, ParseAbsolutePath),
+		},
+		{
+			Name: "Initrd", Image: true, Form: "PATH", Default: "none", Accepted: "accepted: the absolute path of an initial RAM disk",
+			Help:  "The guest's initial RAM disk: a cpio archive, compressed or not. It may hold the whole root file system.",
+			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Initrd }, ParseAbsolutePath),
+		},
+		{
+			Name: "KernelCommandLine", Merge: layer.List, Image: true, Form: "WORD…",
+			Accepted: "accepted: kernel parameters separated by blanks, quoted as in systemd's units",
+			Help: "Words for the guest kernel's command line, after Ampoule's own, so that a later word wins where the kernel lets it. " +
+				"Not for secrets: every process in the guest can read it.",
+			shown: showArgs,
+			apply: setWords(func(vm *VM) *[]Word { return &vm.KernelCommandLine }),
+		},
+		{
+			Name: "MachineID", Form: "ID", Default: "the guest's own", Accepted: "accepted: 32 hexadecimal digits or a UUID, not all zeros",
+			Help:  "The guest's machine-id(5), where its /etc/machine-id is not set already. It is not secret.",
+			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.MachineID }, ParseMachineID),
+		},
+		{
+			Name: "GuestSystemd", Image: true, Form: "VERSION", Default: "unknown, which counts as 252",
+			Accepted: "accepted: a whole number, 252 or more",
+			Help: "The version of systemd in the guest. Below 257 a guest reads only 4096 bytes of an SMBIOS structure, so that larger credentials must take another channel; " +
+				"say the version where it is newer.",
+			apply: setScalar(func(vm *VM) *Setting[int] { return &vm.GuestSystemd }, func(s string) (int, error) { return ParseInt(s, 252, 9999) }),
+		},
+	}
+}
+
+// checkCommandLine refuses parameters that set what a key or the credential
+// channel sets, and those that make the guest ignore its credentials.
+func (r *reader) checkCommandLine() {
+	for _, w := range r.vm.KernelCommandLine {
+		name, _, _ := strings.Cut(w.Text, "=")
+		at := w.From
+		at.Shown = name
+		if strings.Contains(w.Text, "=") {
+			at.Shown = name + "=…"
+		}
+		switch {
+		case strings.ContainsAny(w.Text, "\n\""):
+			// The kernel ends no quote by an escape, and a newline is a blank to it.
+			at.Errorf(r.problems, "accepted: words without newlines and double quotes", "the kernel cannot take this word as it is")
+		case strings.HasPrefix(name, "systemd.set_credential"):
+			at.Errorf(r.problems, "use SetCredential=, or LoadCredential= for a secret",
+				"credentials do not travel on the kernel command line, which every process in the guest can read")
+		case name == "CREDENTIALS_DIRECTORY", name == "ENCRYPTED_CREDENTIALS_DIRECTORY":
+			at.Errorf(r.problems, "remove it", "with this variable the guest's systemd ignores every credential of the VM")
+		case name == "systemd.import_credentials" && len(r.vm.Credentials) > 0:
+			at.Errorf(r.problems, "remove it, or the credentials", "this parameter decides whether the guest takes its credentials")
+		case name == "systemd.machine_id":
+			at.Errorf(r.problems, "use MachineID=", "this is what MachineID= sets")
+		case name == "initrd":
+			at.Errorf(r.problems, "use Initrd=", "this is what Initrd= sets")
+		}
+	}
+}
+
+// JoinCommandLine writes words as the kernel splits them: a word with a blank
+// is quoted after its "=", as the kernel's own parser wants it.
+func JoinCommandLine(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = w
+		if strings.ContainsAny(w, " \t") {
+			if name, value, ok := strings.Cut(w, "="); ok && !strings.ContainsAny(name, " \t") {
+				quoted[i] = fmt.Sprintf(`%s="%s"`, name, value)
+			} else {
+				quoted[i] = `"` + w + `"`
+			}
+		}
+	}
+	return strings.Join(quoted, " ")
+}

@@ -1,0 +1,283 @@
+package spec
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+)
+
+// CredentialKind says where a credential comes from.
+type CredentialKind string
+
+// The kinds, each after its key.
+const (
+	Load          CredentialKind = "load"
+	LoadEncrypted CredentialKind = "load-encrypted"
+	Set           CredentialKind = "set"
+	SetEncrypted  CredentialKind = "set-encrypted"
+	Import        CredentialKind = "import"
+	Pass          CredentialKind = "pass"
+)
+
+// Credential is one credential line. It holds no secret: the value of Set is
+// public by its nature, that of SetEncrypted is sealed.
+type Credential struct {
+	Kind CredentialKind
+	// ID is the name on the host; for Import a name or a glob with one
+	// trailing *.
+	ID string
+	// Guest is the name in the guest. For Import it is the new name, or the
+	// new prefix where ID is a glob; empty keeps the names.
+	Guest string
+	// Path is the source of Load: an absolute path, or a name that systemd
+	// looks up.
+	Path string
+	// Value of Set, and the Base64 text of SetEncrypted.
+	Value []byte
+	From  From
+}
+
+const (
+	acceptedLoad   = "accepted: ID, or ID:PATH with an absolute path of a file, directory or socket, or the name of a credential of the host"
+	acceptedSet    = "accepted: ID:VALUE with C escapes such as \\n or \\x23"
+	acceptedImport = "accepted: NAME, or PREFIX*, each with :NEWNAME after it if wanted"
+	acceptedPass   = "accepted: GUESTNAME:HOSTNAME, or one name for both"
+)
+
+func credentialRows() []Row {
+	return []Row{
+		{
+			Name: "LoadCredential", Merge: layer.ByID, Group: "LoadCredential", Form: "ID[:PATH]", Accepted: acceptedLoad,
+			Help: "A credential from a file, a directory (one credential per file, ID_NAME) or an AF_UNIX stream socket, with systemd's meaning; it also goes into the guest, under the same name. " +
+				"Without PATH, or with a name as PATH, it is looked up among the host's credentials and in the credstore directories; one that is found nowhere is an error.",
+			id: credentialID, shown: showLoad, apply: loadCredential(Load),
+		},
+		{
+			Name: "LoadCredentialEncrypted", Merge: layer.ByID, Group: "LoadCredential", Form: "ID[:PATH]", Accepted: acceptedLoad,
+			Help: "The same from a file that systemd-creds encrypt made.",
+			id:   credentialID, shown: showLoad, apply: loadCredential(LoadEncrypted),
+		},
+		{
+			Name: "SetCredential", Merge: layer.ByID, Group: "SetCredential", Form: "ID:VALUE", Accepted: acceptedSet,
+			Help: "A setting that is not secret: its value stands in the unit and in the plan, and every user of the host can read it. C escapes are undone. " +
+				"Beside a LoadCredential= of the same ID it is the default for a missing file.",
+			id: credentialID, shown: elideID, apply: setCredential(Set),
+		},
+		{
+			Name: "SetCredentialEncrypted", Merge: layer.ByID, Group: "SetCredential", Form: "ID:BASE64", Accepted: "accepted: ID:BASE64, as systemd-creds encrypt -p prints it",
+			Help: "A credential that systemd-creds encrypt sealed, in Base64.",
+			id:   credentialID, shown: elideID, apply: setCredential(SetEncrypted),
+		},
+		{
+			Name: "ImportCredential", Merge: layer.List, Form: "GLOB[:NEWNAME]", Accepted: acceptedImport,
+			Help:  "All credentials of the host and of the credstore directories whose name matches; * may stand at the end. NEWNAME replaces the name, or the part before the *.",
+			apply: importCredential,
+		},
+		{
+			Name: "Credential", Merge: layer.ByID, Group: "Credential", Form: "GUESTNAME[:HOSTNAME]", Accepted: acceptedPass,
+			Help: "Passes a credential that [Service] loads to the guest, under a name of its own.",
+			id:   credentialID, apply: passCredential,
+		},
+		{
+			Name: "CredentialChannel", Form: "auto|smbios|fw_cfg", Default: "auto", Words: []string{"auto", "smbios", "fw_cfg"},
+			Accepted: "accepted: auto, smbios, fw_cfg",
+			Help: "The way into the guest. auto takes the first that the hypervisor and the machine type have and that all credentials fit; a channel that is named and does not fit is an error. " +
+				"Nothing is ever cut.",
+			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.CredentialChannel }, parseChannel),
+		},
+	}
+}
+
+func parseChannel(s string) (string, error) {
+	if s == "initrd" {
+		return "", fmt.Errorf("the initrd channel is not carried out by this version of Ampoule yet")
+	}
+	return ParseWordOf(s, "auto", "smbios", "fw_cfg")
+}
+
+// credentialID returns what stands before the first colon.
+func credentialID(value string) string {
+	id, _, _ := strings.Cut(value, ":")
+	return id
+}
+
+// showLoad keeps the path of a source, and hides what is no path: it may be
+// the secret itself, written into the wrong key.
+func showLoad(value string) string {
+	id, source, ok := strings.Cut(value, ":")
+	switch {
+	case !ok && len(id) <= 64:
+		return id
+	case strings.HasPrefix(source, "/"):
+		return value
+	}
+	return elideID(value)
+}
+
+// checkCredentialName says what is wrong with the name of a credential.
+func checkCredentialName(name string) error {
+	if rule.Reserved(name) {
+		return fmt.Errorf("names that begin with %s are reserved", rule.ReservedPrefix)
+	}
+	return rule.Name(name)
+}
+
+func (r *reader) credentialName(raw string) (string, error) {
+	name, err := r.Identity.Expand(raw)
+	if err != nil {
+		return "", err
+	}
+	return name, checkCredentialName(name)
+}
+
+func loadCredential(kind CredentialKind) func(*reader, string, From) error {
+	return func(r *reader, value string, from From) error {
+		c, err := r.parseLoad(kind, value)
+		if err != nil {
+			return err
+		}
+		c.From = from
+		r.vm.Credentials = append(r.vm.Credentials, c)
+		return nil
+	}
+}
+
+func (r *reader) parseLoad(kind CredentialKind, value string) (Credential, error) {
+	rawID, rawPath, _ := strings.Cut(value, ":")
+	id, err := r.credentialName(rawID)
+	if err != nil {
+		return Credential{}, err
+	}
+	source, err := r.Identity.Expand(rawPath)
+	if err != nil {
+		return Credential{}, err
+	}
+	switch {
+	case source == "":
+		source = id
+	case path.IsAbs(source):
+		if source, err = cleanPath(source); err != nil {
+			return Credential{}, err
+		}
+	default:
+		if checkCredentialName(source) != nil {
+			return Credential{}, fmt.Errorf("the source is neither an absolute path nor the name of a credential")
+		}
+	}
+	return Credential{Kind: kind, ID: id, Guest: id, Path: source}, nil
+}
+
+func setCredential(kind CredentialKind) func(*reader, string, From) error {
+	return func(r *reader, value string, from From) error {
+		c, err := r.parseSet(kind, value)
+		if err != nil {
+			return err
+		}
+		c.From = from
+		r.vm.Credentials = append(r.vm.Credentials, c)
+		return nil
+	}
+}
+
+func (r *reader) parseSet(kind CredentialKind, value string) (Credential, error) {
+	rawID, text, ok := strings.Cut(value, ":")
+	id, err := r.credentialName(rawID)
+	if err != nil {
+		return Credential{}, err
+	}
+	if !ok || text == "" {
+		return Credential{}, fmt.Errorf("the value is empty, and systemd ignores such a line")
+	}
+	c := Credential{Kind: kind, ID: id, Guest: id}
+	if kind == SetEncrypted {
+		c.Value = []byte(strings.Join(strings.Fields(text), ""))
+		if strings.Trim(string(c.Value), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") != "" {
+			return Credential{}, fmt.Errorf("the value is not Base64")
+		}
+		return c, nil
+	}
+	plain, err := unitfile.Unescape(text, true)
+	if err != nil {
+		return Credential{}, fmt.Errorf("the value has an escape that systemd does not know")
+	}
+	c.Value = []byte(plain)
+	return c, nil
+}
+
+func importCredential(r *reader, value string, from From) error {
+	c, err := r.parseImport(value)
+	if err != nil {
+		return err
+	}
+	c.From = from
+	r.vm.Credentials = append(r.vm.Credentials, c)
+	return nil
+}
+
+func (r *reader) parseImport(value string) (Credential, error) {
+	expanded, err := r.Identity.Expand(value)
+	if err != nil {
+		return Credential{}, err
+	}
+	glob, newName, renamed := strings.Cut(expanded, ":")
+	if _, err := rule.ParseGlob(glob); err != nil {
+		return Credential{}, err
+	}
+	if renamed {
+		if err := checkCredentialName(newName); err != nil {
+			return Credential{}, err
+		}
+	}
+	return Credential{Kind: Import, ID: glob, Guest: newName}, nil
+}
+
+func passCredential(r *reader, value string, from From) error {
+	rawGuest, rawHost, ok := strings.Cut(value, ":")
+	guest, err := r.credentialName(rawGuest)
+	if err != nil {
+		return err
+	}
+	host := guest
+	if ok {
+		if host, err = r.credentialName(rawHost); err != nil {
+			return err
+		}
+	}
+	r.vm.Credentials = append(r.vm.Credentials, Credential{Kind: Pass, ID: host, Guest: guest, From: from})
+	return nil
+}
+
+// checkCredentials refuses two sources for one guest name. A Set beside a Load
+// of the same name is its default, and an Import yields to both, as in systemd.
+func (r *reader) checkCredentials() {
+	rank := map[CredentialKind]int{Load: 0, LoadEncrypted: 0, Set: 1, SetEncrypted: 1, Pass: 0}
+	seen := map[string]map[int]From{}
+	for _, c := range r.vm.Credentials {
+		if c.Kind == Import {
+			continue
+		}
+		byRank := seen[c.Guest]
+		if byRank == nil {
+			byRank = map[int]From{}
+			seen[c.Guest] = byRank
+		}
+		first, twice := byRank[rank[c.Kind]]
+		if !twice && c.Kind == Pass || !twice && len(byRank) > 0 && byRank[0].Key == "Credential" {
+			// A passed credential has its source in [Service]; a default beside
+			// it would be a second source.
+			for _, other := range byRank {
+				first, twice = other, true
+			}
+		}
+		if twice {
+			c.From.Errorf(r.problems, "keep one of the two lines", "a second source for the guest's credential %q, which comes from %s=%s (%s)",
+				c.Guest, first.Key, first.Shown, first.Origin)
+			continue
+		}
+		byRank[rank[c.Kind]] = c.From
+	}
+}

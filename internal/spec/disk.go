@@ -1,0 +1,154 @@
+package spec
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/layer"
+)
+
+// Disk is one Disk= line.
+type Disk struct {
+	// Path is absolute, or relative to the VM's state directory.
+	Path     string
+	Format   string // raw or qcow2
+	ReadOnly bool
+	Serial   string // empty: none
+	// Size is that of a disk to be created, in bytes; 0: it must exist.
+	Size int64
+	From From
+}
+
+// Relative reports whether the disk lies in the VM's state directory.
+func (d Disk) Relative() bool { return !path.IsAbs(d.Path) }
+
+// MaxSerial is the length of a virtio disk's serial number
+// (VIRTIO_BLK_ID_BYTES).
+const MaxSerial = 20
+
+const acceptedDisk = "accepted: PATH[:OPTION,…] with the options raw, qcow2, ro, serial=S, size=SIZE; a colon in PATH is written \\:"
+
+func diskRows() []Row {
+	return []Row{{
+		Name: "Disk", Merge: layer.List, Image: true, Form: "PATH[:OPTION,…]", Accepted: acceptedDisk,
+		Help: "A disk of the guest. A relative path lies in the VM's state directory, /var/lib/ampoule/vm/NAME. Options, separated by commas: raw (default) or qcow2, the format; " +
+			"ro, read-only; serial=S, at most 20 bytes, by which the guest finds it as /dev/disk/by-id/virtio-S; size=SIZE creates the disk at the first start, in the state directory only. " +
+			"An existing disk is never resized or overwritten. A colon in the path is written \\:.",
+		apply: func(r *reader, value string, from From) error {
+			expanded, err := r.Identity.Expand(value)
+			if err != nil {
+				return err
+			}
+			d, err := ParseDisk(expanded)
+			if err != nil {
+				return err
+			}
+			d.From = from
+			r.vm.Disks = append(r.vm.Disks, d)
+			return nil
+		},
+	}}
+}
+
+// ParseDisk reads PATH[:OPTION,…].
+func ParseDisk(s string) (Disk, error) {
+	d := Disk{Format: "raw"}
+	file, options, hasOptions := cutUnescaped(s)
+	if file == "" {
+		return d, fmt.Errorf("the path is empty")
+	}
+	p, err := cleanPath(file)
+	if err != nil {
+		return d, err
+	}
+	if p == "/" || p == "." {
+		return d, fmt.Errorf("the path is a directory")
+	}
+	d.Path = p
+	if !hasOptions {
+		return d, nil
+	}
+	seen := map[string]bool{}
+	for option := range strings.SplitSeq(options, ",") {
+		name, value, hasValue := strings.Cut(option, "=")
+		kind := name
+		if name == "raw" || name == "qcow2" {
+			kind = "format"
+		}
+		if seen[kind] {
+			return d, fmt.Errorf("the option %s stands twice", name)
+		}
+		seen[kind] = true
+		if err := d.option(name, value, hasValue); err != nil {
+			return d, err
+		}
+	}
+	if d.Size > 0 && !d.Relative() {
+		return d, fmt.Errorf("size= creates disks in the state directory only, and the path is absolute")
+	}
+	if d.Size > 0 && d.ReadOnly {
+		return d, fmt.Errorf("a new disk that is read-only stays empty")
+	}
+	return d, nil
+}
+
+func (d *Disk) option(name, value string, hasValue bool) error {
+	switch {
+	case (name == "raw" || name == "qcow2") && !hasValue:
+		d.Format = name
+	case name == "ro" && !hasValue:
+		d.ReadOnly = true
+	case name == "serial" && hasValue:
+		if value == "" || len(value) > MaxSerial {
+			return fmt.Errorf("a serial number has 1 to %d bytes", MaxSerial)
+		}
+		if strings.Trim(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+			return fmt.Errorf("a serial number has letters, digits, '.', '_' and '-'")
+		}
+		d.Serial = value
+	case name == "size" && hasValue:
+		n, err := ParseSize(value)
+		if err != nil {
+			return err
+		}
+		if n < 1<<20 || n%512 != 0 || n > 1<<50 {
+			return fmt.Errorf("a disk has at least 1M, in whole sectors of 512 bytes")
+		}
+		d.Size = n
+	default:
+		return fmt.Errorf("unknown option %q", name)
+	}
+	return nil
+}
+
+// cutUnescaped cuts at the first colon that no backslash stands before.
+func cutUnescaped(s string) (before, after string, found bool) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s) && (s[i+1] == ':' || s[i+1] == '\\'):
+			i++
+			b.WriteByte(s[i])
+		case s[i] == ':':
+			return b.String(), s[i+1:], true
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String(), "", false
+}
+
+// checkDisks refuses one disk, or one serial number, twice.
+func (r *reader) checkDisks() {
+	for i, d := range r.vm.Disks {
+		for _, other := range r.vm.Disks[:i] {
+			if d.Path == other.Path {
+				d.From.Errorf(r.problems, "remove one of the two", "the same disk as at %s", other.From.Origin)
+			}
+			if d.Serial != "" && d.Serial == other.Serial {
+				d.From.Errorf(r.problems, "give each disk a serial number of its own", "the same serial number as at %s", other.From.Origin)
+			}
+		}
+	}
+}

@@ -1,0 +1,225 @@
+// Package spec is the typed virtual machine: what a .microvm file means.
+//
+// One file per feature holds its fields, its rows of the key table and its
+// checks. A row (see [Row]) is the only place where a key is known: parser,
+// completion, manual page and the rule whether an image may set the key come
+// from it. Every field knows the line it came from, so that a refusal far
+// behind this package still names file and line.
+//
+// The package is pure: it reads no file and knows no hypervisor and no host.
+package spec
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+)
+
+// Section is the section of a .microvm file that is ours.
+const Section = "MicroVM"
+
+// From is the assignment behind a value. The zero value is a built-in default.
+type From struct {
+	Origin diag.Origin
+	// Key and Shown are the assignment for messages; Shown holds no secret.
+	Key, Shown string
+	// ID names the assignment within a VM: the key, and for lists its index.
+	ID string
+}
+
+// Errorf reports an error at the assignment.
+func (f From) Errorf(l *diag.List, accepted, format string, args ...any) {
+	l.Errorf(f.Origin, f.Key, f.Shown, accepted, format, args...)
+}
+
+// Warnf reports a warning at the assignment.
+func (f From) Warnf(l *diag.List, accepted, format string, args ...any) {
+	l.Add(diag.Problem{Origin: f.Origin, Severity: diag.Warning, Key: f.Key, Value: f.Shown, Accepted: accepted, What: fmt.Sprintf(format, args...)})
+}
+
+// Setting is a scalar with the assignment that gave it.
+type Setting[T any] struct {
+	Value T
+	Set   bool
+	From  From
+}
+
+// Word is one word of a list of words.
+type Word struct {
+	Text string
+	From From
+}
+
+// VM is a virtual machine as its files describe it.
+type VM struct {
+	Identity Identity
+	// Main is where a problem of the VM as a whole is reported: the header of
+	// [MicroVM] in the main file.
+	Main diag.Origin
+
+	Hypervisor     Setting[string]
+	HypervisorPath Setting[string]
+	HypervisorArgs []Word
+	Accelerator    Setting[string]
+	Machine        Setting[string]
+
+	VCPU   Setting[int]
+	Memory Setting[int64]
+
+	Kernel            Setting[string]
+	Initrd            Setting[string]
+	KernelCommandLine []Word
+	MachineID         Setting[string]
+	GuestSystemd      Setting[int]
+
+	Disks []Disk
+
+	Console   Setting[string]
+	Readiness Setting[Readiness]
+
+	Credentials       []Credential
+	CredentialChannel Setting[string]
+
+	Runner Setting[string]
+
+	// Service are the live assignments of [Service], in order; they pass
+	// through to the unit. StopTimeout is its TimeoutStopSec=, 0 for infinity.
+	Service     []layer.Entry
+	StopTimeout Setting[time.Duration]
+	// ServiceCredentials are the credentials that [Service] loads, which
+	// Credential= passes on when the VM is run by hand.
+	ServiceCredentials []Credential
+}
+
+// DefaultStopTimeout is the time between power button and kill.
+const DefaultStopTimeout = 60 * time.Second
+
+// Readiness says when the VM counts as started.
+type Readiness struct {
+	// Mode is "auto", "started", "guest" or "console".
+	Mode string
+	// Pattern is the regular expression of console:REGEX.
+	Pattern string
+}
+
+// String returns the value as it is written in a file.
+func (r Readiness) String() string {
+	if r.Mode == "console" {
+		return "console:" + r.Pattern
+	}
+	return r.Mode
+}
+
+// Context is what reading needs beside the files.
+type Context struct {
+	Identity Identity
+	// Main is the origin of the VM as a whole.
+	Main diag.Origin
+	// Hypervisors are the names of the drivers, the default first.
+	Hypervisors []string
+}
+
+// reader carries one VM through its rows.
+type reader struct {
+	Context
+	vm       *VM
+	problems *diag.List
+	// counts numbers the effective elements of each list.
+	counts map[string]int
+}
+
+// Read turns resolved assignments into a VM. All mistakes are in the list; the
+// VM is whole only if the list holds no error.
+func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
+	var problems diag.List
+	r := &reader{Context: ctx, vm: defaults(ctx), problems: &problems, counts: map[string]int{}}
+	r.checkNames(resolved)
+	table := Table()
+	for i := range table {
+		row := &table[i]
+		name := row.Group
+		if name == "" {
+			name = row.Name
+		}
+		for _, e := range resolved.Group(Section, name).Effective() {
+			if e.Key == row.Name {
+				r.read(row, e)
+			}
+		}
+	}
+	r.readService(resolved)
+	r.check()
+	problems.Sort()
+	return r.vm, problems
+}
+
+func defaults(ctx Context) *VM {
+	return &VM{
+		Identity:          ctx.Identity,
+		Main:              ctx.Main,
+		Hypervisor:        Setting[string]{Value: ctx.Hypervisors[0]},
+		Accelerator:       Setting[string]{Value: "auto"},
+		VCPU:              Setting[int]{Value: 1},
+		Memory:            Setting[int64]{Value: 512 << 20},
+		GuestSystemd:      Setting[int]{Value: UnknownGuestSystemd},
+		Console:           Setting[string]{Value: "auto"},
+		Readiness:         Setting[Readiness]{Value: Readiness{Mode: "auto"}},
+		CredentialChannel: Setting[string]{Value: "auto"},
+		StopTimeout:       Setting[time.Duration]{Value: DefaultStopTimeout},
+	}
+}
+
+// read hands one assignment to its row.
+func (r *reader) read(row *Row, e layer.Entry) {
+	from := From{Origin: e.Origin, Key: e.Key, Shown: row.show(e.Value), ID: e.Key}
+	if row.Merge != layer.Scalar {
+		from.ID = fmt.Sprintf("%s[%d]", e.Key, r.counts[e.Key])
+		r.counts[e.Key]++
+	}
+	if err := row.apply(r, e.Value, from); err != nil {
+		from.Errorf(r.problems, r.accepted(row), "%v", err)
+	}
+}
+
+// accepted is the row's, except where only the caller knows the words.
+func (r *reader) accepted(row *Row) string {
+	if row.Name == "Hypervisor" {
+		return "accepted: " + list(r.Hypervisors)
+	}
+	return row.Accepted
+}
+
+// setScalar builds the apply function of a scalar: expand specifiers, parse,
+// store with its origin.
+func setScalar[T any](field func(*VM) *Setting[T], parse func(string) (T, error)) func(*reader, string, From) error {
+	return func(r *reader, value string, from From) error {
+		expanded, err := r.Identity.Expand(value)
+		if err != nil {
+			return err
+		}
+		v, err := parse(expanded)
+		if err != nil {
+			return err
+		}
+		*field(r.vm) = Setting[T]{Value: v, Set: true, From: from}
+		return nil
+	}
+}
+
+// check holds what concerns more than one key.
+func (r *reader) check() {
+	vm := r.vm
+	if !vm.Kernel.Set {
+		r.problems.Errorf(r.Main, "Kernel", "", "accepted: the absolute path of a Linux kernel image, such as Kernel=/boot/vmlinuz",
+			"the kernel is missing")
+	}
+	if vm.Readiness.Value.Mode == "console" && vm.Console.Value == "none" {
+		vm.Readiness.From.Errorf(r.problems, "accepted: Console=auto, or another Readiness=",
+			"there is no console to watch with Console=none (%s)", vm.Console.From.Origin)
+	}
+	r.checkDisks()
+	r.checkCredentials()
+	r.checkCommandLine()
+}

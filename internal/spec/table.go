@@ -1,0 +1,172 @@
+package spec
+
+import (
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/systemdkeys"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+)
+
+// Row is one key of [MicroVM]. It is the only place where the key is known.
+type Row struct {
+	Name  string
+	Merge layer.Merge
+	// Group names the list that several keys share; see layer.Rule.
+	Group string
+	// Image says whether an image's own microvm.conf may set the key.
+	Image bool
+	// Form is the shape of the value in the manual, such as SIZE.
+	Form string
+	// Default is the value of a VM that does not set the key.
+	Default string
+	// Accepted is the end of every error message about the value.
+	Accepted string
+	// Words are the fixed values, for completion.
+	Words []string
+	// Help is the paragraph of the manual.
+	Help string
+
+	// id names an element for layer.ByID, before specifiers are expanded.
+	id func(value string) string
+	// shown shortens a value that may hold a secret; nil shows it whole.
+	shown func(value string) string
+	apply func(r *reader, value string, from From) error
+}
+
+func (row *Row) show(value string) string {
+	if row.shown == nil {
+		return value
+	}
+	return row.shown(value)
+}
+
+// Table returns all rows in the order of the manual.
+func Table() []Row {
+	var rows []Row
+	for _, feature := range [][]Row{hypervisorRows(), cpuMemoryRows(), bootRows(), diskRows(), consoleRows(), credentialRows(), runnerRows()} {
+		rows = append(rows, feature...)
+	}
+	return rows
+}
+
+// Names returns the keys of the table.
+func Names() []string {
+	var names []string
+	for _, row := range Table() {
+		names = append(names, row.Name)
+	}
+	return names
+}
+
+// Rules returns how every key of a .microvm file merges: ours by the table,
+// the others by systemd's.
+func Rules(id Identity) func(section, key string) layer.Rule {
+	rows := map[string]layer.Rule{}
+	for _, row := range Table() {
+		rule := layer.Rule{Merge: row.Merge, Group: row.Group, Once: row.Merge == layer.Scalar || row.Merge == layer.ByID, Show: row.shown}
+		if row.id != nil {
+			rule.ID = func(value string) string {
+				name := row.id(value)
+				if expanded, err := id.Expand(name); err == nil {
+					return expanded
+				}
+				return name
+			}
+		}
+		rows[row.Name] = rule
+	}
+	return func(section, key string) layer.Rule {
+		if section == Section {
+			if rule, ok := rows[key]; ok {
+				return rule
+			}
+			return layer.Rule{Merge: layer.List} // unknown: reported by Read
+		}
+		known, ok := systemdkeys.Lookup(section, key)
+		switch {
+		case ok && known.Kind == systemdkeys.Scalar:
+			return layer.Rule{Merge: layer.Scalar}
+		case ok && known.Kind == systemdkeys.Dependencies:
+			return layer.Rule{Merge: layer.Additive}
+		}
+		return layer.Rule{Merge: layer.List}
+	}
+}
+
+// passThrough are the sections that go into the unit as they are.
+func passThrough() []string { return []string{"Unit", "Service", "Install"} }
+
+// checkNames refuses keys that nobody knows. Sections are checked where the
+// files are at hand, by [CheckFile].
+func (r *reader) checkNames(resolved *layer.Resolved) {
+	names := Names()
+	for _, g := range resolved.Groups {
+		for _, e := range g.Entries {
+			if strings.HasPrefix(e.Key, "X-") || strings.HasPrefix(e.Section, "X-") {
+				continue
+			}
+			switch e.Section {
+			case Section:
+				if !known(names, e.Key) {
+					unknownKey(r.problems, e.Assignment, names)
+				}
+			case "Unit", "Service", "Install":
+				r.checkPassThrough(e)
+			}
+		}
+	}
+}
+
+func known(names []string, key string) bool {
+	for _, n := range names {
+		if n == key {
+			return true
+		}
+	}
+	return false
+}
+
+// unknownKey reports a key with the nearest known one. The value stays out of
+// the message where the key looks like one that carries secrets.
+func unknownKey(problems *diag.List, a unitfile.Assignment, names []string) {
+	accepted := "accepted: " + list(names)
+	if len(names) > 40 {
+		accepted = "see systemd's manual for the keys of this section"
+	}
+	if near := diag.Nearest(a.Key, names); near != "" {
+		accepted = "did you mean " + near + "=?"
+	} else if a.Section != Section {
+		if n := diag.Nearest(a.Key, Names()); n != "" && strings.EqualFold(n, a.Key) {
+			accepted = n + "= belongs into [" + Section + "]"
+		}
+	}
+	problems.Errorf(a.Origin, a.Key, showUnknown(a.Key, a.Value), accepted, "unknown key in [%s]", a.Section)
+}
+
+// showUnknown shortens the value of a key that is not in any table: it may be
+// a mistyped one that carries a secret.
+func showUnknown(key, value string) string {
+	lower := strings.ToLower(key)
+	for _, hint := range []string{"cred", "secret", "pass", "token", "env"} {
+		if strings.Contains(lower, hint) {
+			return elideID(value)
+		}
+	}
+	if near := diag.Nearest(key, Names()); strings.Contains(near, "Credential") {
+		return elideID(value)
+	}
+	return value
+}
+
+// elideID keeps NAME: of NAME:VALUE, and nothing where there is no colon.
+func elideID(value string) string {
+	if value == "" {
+		return ""
+	}
+	return diag.Elide(value, ":")
+}
+
+// list joins words for a message.
+func list(words []string) string { return strings.Join(words, ", ") }

@@ -1,0 +1,53 @@
+# Ampoule's build. `make help` lists the targets.
+GO      ?= go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+export CGO_ENABLED = 0
+# Guests and test roots are built once and kept here.
+export AMPOULE_CACHE ?= $(CURDIR)/.cache
+
+.PHONY: help build check gen test test-all bench fuzz demo install clean deps
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build the programs into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+deps: ## install what demo and tests need (Debian, root)
+	./scripts/install-deps
+
+check: ## format, vet, lint, generated files (no VM)
+	@test -z "$$(gofmt -l cmd internal test)" || { gofmt -l cmd internal test; echo 'run gofmt -w on these files' >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) -C tools tool golangci-lint run --config $(CURDIR)/.golangci.yml --path-mode=abs $(CURDIR)/...
+	$(MAKE) --no-print-directory gen GEN=--check
+
+gen: ## write man pages, completions and the key reference
+	$(GO) run ./internal/gen $(GEN)
+
+test: deps build ## everything that needs no VM, and one real VM per promise
+	AMPOULE_REQUIRE=all AMPOULE_VM=canary $(GO) test -timeout 24m ./...
+
+test-all: deps build ## the whole matrix
+	AMPOULE_REQUIRE=all AMPOULE_VM=all $(GO) test -count=1 -timeout 150m ./...
+
+fuzz: ## ten minutes for each fuzz target that reads files, one for the others
+	./scripts/fuzz
+
+bench: deps build ## speed and memory beside named peers, in one run
+	./scripts/bench
+
+demo: deps build ## boot a real VM and prove that its secrets arrived and leaked nowhere
+	$(GO) run ./test/demo
+
+install: build ## install below $(DESTDIR)$(PREFIX)
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/ampoule
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 dist/man/*.1
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 dist/man/*.5
+	install -D -m 0644 dist/completions/ampoule.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ampoule
+	install -D -m 0644 dist/completions/_ampoule $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ampoule
+	install -D -m 0644 dist/completions/ampoule.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ampoule.fish
+
+clean: ## remove what was built, and the cached guests
+	rm -rf bin .cache

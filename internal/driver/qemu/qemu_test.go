@@ -1,0 +1,108 @@
+package qemu
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/driver/drivertest"
+)
+
+func TestContract(t *testing.T) {
+	drivertest.Run(t, Driver{}, []drivertest.Case{
+		{Name: "q35", Lines: []string{"Machine=q35"}},
+		{Name: "microvm", Lines: []string{"Machine=microvm"}},
+		{Name: "everything", Lines: []string{
+			"Initrd=/i", "VCPU=4", "Memory=2G", "MachineID=0123456789abcdef0123456789abcdef", "Disk=a.raw:size=1G,serial=s",
+			`Disk=/dev/disk/by-path/pci-0\:1:ro`, "Disk=/x,y.qcow2:qcow2", "HypervisorArgs=-device usb-ehci -cpu host", "Console=none", "CredentialChannel=fw_cfg",
+		}},
+		{Name: "newer guest", Lines: []string{"GuestSystemd=257"}},
+		{Name: "tcg", Lines: []string{"Machine=microvm", "Accelerator=tcg"}},
+		{Name: "kvm", Lines: []string{"Accelerator=kvm"}},
+		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
+
+		{Name: "machine", Lines: []string{"Machine=q53"}, Refused: "did you mean q35?"},
+		{Name: "smbios on microvm", Lines: []string{"Machine=microvm", "CredentialChannel=smbios"}, Refused: "has no SMBIOS"},
+		{Name: "initrd channel", Lines: []string{"CredentialChannel=initrd"}, Refused: "not carried out", Feature: "channel initrd"},
+		{Name: "guest readiness", Lines: []string{"Readiness=guest"}, Refused: "needs vsock", Feature: "readiness guest"},
+		{Name: "too many processors", Lines: []string{"VCPU=256"}, Refused: "1 to 255"},
+		{Name: "too many disks", Lines: append([]string{"Machine=microvm"}, manyDisks(17)...), Refused: "at most 16 disks"},
+		{Name: "argument of a key", Lines: []string{"HypervisorArgs=-m 4G"}, Refused: "use Memory="},
+		{Name: "argument with two dashes", Lines: []string{"HypervisorArgs=--machine pc"}, Refused: "use Machine="},
+		{Name: "credential by argument", Lines: []string{"HypervisorArgs=-smbios type=11,value=io.systemd.credential:x=hush"}, Refused: "carries the credentials"},
+		{Name: "credential by fw_cfg", Lines: []string{"HypervisorArgs=-fw_cfg name=opt/io.systemd.credentials/x,string=hush"}, Refused: "is a credential"},
+		{Name: "smbios argument on microvm", Lines: []string{"Machine=microvm", "HypervisorArgs=-smbios type=1,serial=x"}, Refused: "drops the option"},
+		{Name: "slots", Lines: []string{"HypervisorArgs=-global fw_cfg_io.x-file-slots=32"}, Refused: "fw_cfg device"},
+		{Name: "leaving", Lines: []string{"HypervisorArgs=-daemonize"}, Refused: "supervision"},
+	})
+}
+
+func manyDisks(n int) []string {
+	var out []string
+	for i := range n {
+		out = append(out, "Disk=/d"+string(rune('a'+i)))
+	}
+	return out
+}
+
+// TestRefusalHidesCredentials: a credential on the command line is refused
+// without being repeated.
+func TestRefusalHidesCredentials(t *testing.T) {
+	vm, err := drivertest.Read(t, Driver{}, []string{"HypervisorArgs=-smbios type=11,value=io.systemd.credential:x=hush-hush"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, problems := Driver{}.Compose(vm, "x86-64")
+	if text := problems.Err().Error(); strings.Contains(text, "hush") {
+		t.Error(text)
+	}
+}
+
+func TestOtherArchitecture(t *testing.T) {
+	vm, err := drivertest.Read(t, Driver{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, problems := (Driver{}).Compose(vm, "arm64"); !problems.HasErrors() {
+		t.Error("arm64 is accepted")
+	}
+}
+
+// TestDiskJSON: paths need no escapes of QEMU's own.
+func TestDiskJSON(t *testing.T) {
+	vm, err := drivertest.Read(t, Driver{}, []string{`Disk=/srv/a,b"c<d>.raw`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := machines()[0].disk(0, vm.Disks[0])
+	var got struct{ File struct{ Filename string } }
+	if err := json.Unmarshal([]byte(words[1]), &got); err != nil || got.File.Filename != `/srv/a,b"c<d>.raw` {
+		t.Errorf("%v: %+v", err, got)
+	}
+}
+
+func TestReadVersion(t *testing.T) {
+	v, warning, err := readVersion("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright …\n")
+	if v != "7.2.22" || warning != "" || err != nil {
+		t.Errorf("%q %q %v", v, warning, err)
+	}
+	if _, warning, err = readVersion("QEMU emulator version 99.0.0\n"); warning == "" || err != nil {
+		t.Errorf("no warning for a version from the future: %v", err)
+	}
+	if _, _, err = readVersion("QEMU emulator version 4.2.1\n"); err == nil {
+		t.Error("an old version is accepted")
+	}
+}
+
+func TestBlame(t *testing.T) {
+	for words, want := range map[string]string{
+		"qemu-system-x86_64: -frobnicate: invalid option\n":                                               "-frobnicate",
+		"warning: x\nqemu-system-x86_64: -device nonsense: 'nonsense' is not a valid device model name\n": "-device nonsense",
+		"qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory\n":               "",
+		"": "",
+	} {
+		if got := (Driver{}).Blame(words); got != want {
+			t.Errorf("Blame(%q) = %q, want %q", words, got, want)
+		}
+	}
+}

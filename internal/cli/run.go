@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ampoule-vm/ampoule/internal/console"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
@@ -153,7 +154,7 @@ func carryOut(ctx context.Context, s Streams, p *plan.Plan) error {
 	}
 	out := run.Run(ctx, run.Options{
 		Plan: p, Driver: d, Host: host.Local(), Getenv: os.Getenv,
-		Stdin: s.In, Stdout: s.Out, Messages: s.Err,
+		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err),
 	})
 	printProblems(s, out.Problems)
 	fmt.Fprintf(s.Err, "ampoule: %s: %s\n", p.VM.Name, out.Text)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,11 @@ const (
 	pressAgain = 5 * time.Second
 	// quitTimeout is how long a hypervisor may take to end when told to.
 	quitTimeout = 5 * time.Second
+	// settleTime is how long the guest's last words may take from the
+	// hypervisor to us.
+	settleTime = 100 * time.Millisecond
+	// consoleTimeout is how long the operator may take for the last lines.
+	consoleTimeout = 2 * time.Second
 )
 
 // guest is a hypervisor that is being started or runs.
@@ -37,7 +43,7 @@ type guest struct {
 	cmd     *command
 	proc    *process.Process
 	qmp     *qmp.Client
-	screen  *console.Console
+	screen  *screen
 	stopped bool // a stop was asked for
 	// resetting: a reset was ordered and its event has not come.
 	resetting bool
@@ -118,19 +124,49 @@ func (g *guest) end() {
 		_ = g.proc.Kill()
 		<-g.proc.Done()
 	}
-	g.screen.Close()
+	g.screen.close()
+}
+
+// screen is the guest's console while it is connected with the operator.
+type screen struct {
+	*console.Watch
+	cancel context.CancelFunc
+	done   chan struct{}
 }
 
 // attach connects the guest's console with the operator.
 func (g *guest) attach(serial net.Conn) {
-	opts := console.Options{
-		In: g.Stdin, Out: g.Stdout,
-		OnEscape: func() { nonblocking(g.escapec) },
-	}
+	var patterns []console.Pattern
 	if g.Plan.VM.Readiness.Mode == "console" {
-		opts.Ready, opts.OnReady = g.Plan.VM.Readiness.Pattern, func() { nonblocking(g.readyc) }
+		// The pattern was compiled when the plan was made; a plan of somebody
+		// else's making is no reason to panic.
+		if re, err := regexp.Compile(g.Plan.VM.Readiness.Pattern); err == nil {
+			patterns = append(patterns, console.Pattern{Regexp: re, Found: func(string) { nonblocking(g.readyc) }})
+		}
 	}
-	g.screen = console.Attach(serial, opts)
+	watch := console.NewWatch(nil, patterns...)
+	ctx, cancel := context.WithCancel(context.Background())
+	g.screen = &screen{Watch: watch, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(g.screen.done)
+		err := console.Attach(ctx, serial, console.Options{
+			In: g.Stdin, Out: g.Stdout, Watch: watch, Messages: g.Messages,
+			OnEscape: func() { nonblocking(g.escapec) }, OwnSignals: stopSignals(),
+		})
+		if err != nil && ctx.Err() == nil {
+			g.warn("the console: %v", err)
+		}
+	}()
+}
+
+// close waits until the operator has seen what the guest said last.
+func (s *screen) close() {
+	select {
+	case <-s.done:
+	case <-time.After(consoleTimeout):
+	}
+	s.cancel()
+	<-s.done
 }
 
 func nonblocking(c chan struct{}) {
@@ -340,6 +376,8 @@ func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 // shutdown acts on the guest's end. The hypervisor has stopped the processors
 // and waits.
 func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
+	// What the guest said last is on its way on another descriptor.
+	time.Sleep(settleTime)
 	switch d.Reason {
 	case qmp.ReasonGuestReset:
 		if reason, last := g.screen.LastPanic(); last {

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/ampoule-vm/ampoule/internal/console"
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
@@ -38,7 +38,7 @@ type Options struct {
 	// Stdin and Stdout are the operator's; Messages gets Ampoule's own words,
 	// one write a line.
 	Stdin, Stdout *os.File
-	Messages      io.Writer
+	Messages      *console.Messages
 	Leak          LeakForTest
 }
 
@@ -61,7 +61,7 @@ type runner struct {
 func Run(ctx context.Context, o Options) Outcome {
 	r := &runner{Options: o, signals: make(chan os.Signal, 8)}
 	// From here on a signal is an orderly stop, also before there is a guest.
-	signal.Notify(r.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(r.signals, stopSignals()...)
 	defer signal.Stop(r.signals)
 	if err := secret.Harden(false); err != nil {
 		return failed("protecting the process: %v", err)
@@ -80,6 +80,11 @@ func Run(ctx context.Context, o Options) Outcome {
 	out := r.run(ctx, supervised)
 	r.report.ended(out)
 	return out
+}
+
+// stopSignals are those that mean: power off.
+func stopSignals() []os.Signal {
+	return []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
 }
 
 func (r *runner) run(ctx context.Context, supervised bool) Outcome {

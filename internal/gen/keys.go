@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/version"
+)
+
+// merging says in words how a key merges.
+func merging(row spec.Row) string {
+	switch row.Merge {
+	case layer.List:
+		return "A list: later assignments append, an empty one clears."
+	case layer.ByID:
+		s := "A list by name: a later file replaces the element of the same name, an empty assignment clears the list."
+		if row.Group != "" && row.Group != row.Name {
+			s += " It shares the list of " + row.Group + "=."
+		}
+		return s
+	}
+	return ""
+}
+
+// roff escapes text for a manual page.
+func roff(s string) string {
+	s = strings.ReplaceAll(s, `\`, `\e`)
+	s = strings.ReplaceAll(s, "-", `\-`)
+	s = strings.ReplaceAll(s, "…", `...`)
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
+		s = `\&` + s
+	}
+	return s
+}
+
+func manualOfKeys() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, ".TH \"AMPOULE.MICROVM\" \"5\" \"\" \"ampoule %s\" \"Ampoule\"\n", version.Version)
+	section := func(name string) { fmt.Fprintf(&b, ".SH %s\n", name) }
+	paragraph := func(text string) { fmt.Fprintf(&b, ".PP\n%s\n", roff(text)) }
+	section("NAME")
+	b.WriteString("ampoule.microvm \\- the file of a microVM\n")
+	section("SYNOPSIS")
+	paragraph("NAME.microvm, NAME.microvm.d/*.conf")
+	section("DESCRIPTION")
+	for _, text := range introduction() {
+		paragraph(text)
+	}
+	section("OPTIONS OF [MICROVM]")
+	for _, row := range spec.Table() {
+		fmt.Fprintf(&b, ".TP\n\\fB%s=\\fR\\fI%s\\fR\n%s\n", roff(row.Name), roff(row.Form), roff(row.Help))
+		if m := merging(row); m != "" {
+			fmt.Fprintf(&b, "%s\n", roff(m))
+		}
+		if row.Default != "" {
+			fmt.Fprintf(&b, "Default: %s.\n", roff(row.Default))
+		}
+	}
+	section("SPECIFIERS")
+	for _, s := range spec.Specifiers() {
+		fmt.Fprintf(&b, ".TP\n\\fB%%%c\\fR\n%s\n", s.Letter, roff(s.Help))
+	}
+	section("SEE ALSO")
+	b.WriteString(".BR ampoule (1),\n.BR systemd.unit (5),\n.BR systemd.exec (5),\n.BR systemd\\-creds (1)\n")
+	return b.Bytes()
+}
+
+func introduction() []string {
+	return []string{
+		"A .microvm file has the syntax of systemd's unit files. [MicroVM] holds the keys below; [Unit], [Service] and [Install] have systemd's keys; sections and keys that begin with X- are left alone. " +
+			"Everything unknown is an error.",
+		"In [MicroVM] three things that systemd takes in silence are errors: an unknown key, blanks behind the backslash that continues a line, and a comment behind a value.",
+		"A VM called by NAME is the first NAME.microvm in " + strings.Join(source.SearchPath(), ", ") + ". Drop-ins are *.conf in NAME.microvm.d, in the directories of its prefixes (for a-b-c: a-b-.microvm.d and a-.microvm.d) and in microvm.d, " +
+			"in all of these places. For drop-ins of one file name the directory that ranks higher wins, then the more specific name; all that are left apply in the order of their file names. A link to /dev/null masks a file. " +
+			"A VM called by the path of a FILE is that file and FILE.d/*.conf.",
+		"Of a key's assignments the last wins, where the key is not a list. An empty assignment returns to the default.",
+		"Specifiers are expanded in all values but those of SetCredential= and SetCredentialEncrypted=.",
+	}
+}
+
+func markdownOfKeys() []byte {
+	var b bytes.Buffer
+	b.WriteString("<!-- Written by make gen from the key table; do not edit. -->\n# Keys of `[MicroVM]`\n\n")
+	for _, text := range introduction() {
+		b.WriteString(text + "\n\n")
+	}
+	for _, row := range spec.Table() {
+		fmt.Fprintf(&b, "## `%s=%s`\n\n%s\n\n", row.Name, row.Form, row.Help)
+		if m := merging(row); m != "" {
+			b.WriteString(m + "\n\n")
+		}
+		if row.Default != "" {
+			fmt.Fprintf(&b, "Default: %s.\n\n", row.Default)
+		}
+	}
+	b.WriteString("# Specifiers\n\n| | |\n|---|---|\n")
+	for _, s := range spec.Specifiers() {
+		fmt.Fprintf(&b, "| `%%%c` | %s |\n", s.Letter, s.Help)
+	}
+	return b.Bytes()
+}

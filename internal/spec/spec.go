@@ -126,7 +126,7 @@ type reader struct {
 	Context
 	vm       *VM
 	problems *diag.List
-	// counts numbers the effective elements of each list.
+	// counts numbers the effective assignments of each key.
 	counts map[string]int
 }
 
@@ -176,8 +176,8 @@ func (r *reader) read(row *Row, e layer.Entry) {
 	from := From{Origin: e.Origin, Key: e.Key, Shown: row.show(e.Value), ID: e.Key}
 	if row.Merge != layer.Scalar {
 		from.ID = fmt.Sprintf("%s[%d]", e.Key, r.counts[e.Key])
-		r.counts[e.Key]++
 	}
+	r.counts[e.Key]++
 	if err := row.apply(r, e.Value, from); err != nil {
 		from.Errorf(r.problems, r.accepted(row), "%v", err)
 	}
@@ -211,7 +211,7 @@ func setScalar[T any](field func(*VM) *Setting[T], parse func(string) (T, error)
 // check holds what concerns more than one key.
 func (r *reader) check() {
 	vm := r.vm
-	if !vm.Kernel.Set {
+	if r.counts["Kernel"] == 0 {
 		r.problems.Errorf(r.Main, "Kernel", "", "accepted: the absolute path of a Linux kernel image, such as Kernel=/boot/vmlinuz",
 			"the kernel is missing")
 	}

@@ -2,6 +2,8 @@ package console
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -199,4 +201,31 @@ func FuzzPanic(f *testing.F) {
 			t.Errorf("%d calls, then %q, %v", calls, reason, last)
 		}
 	})
+}
+
+// Consoles of real guests: Debian's kernels 6.1 and 6.12 in QEMU.
+func TestWatchRealPanics(t *testing.T) {
+	tests := []struct {
+		file, reason string
+		last         bool
+	}{
+		{"halts-without-stamps.log", realReason, true},
+		{"reboots.log", realReason, true},
+		{"init-killed.log", "Attempted to kill init! exitcode=0x00000100", true},
+		{"boots-again.log", realReason, false},
+	}
+	for _, tt := range tests {
+		data, err := os.ReadFile(filepath.Join("testdata", tt.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"as it was": string(data), "without stamps": unstamped(string(data))} {
+			w := NewWatch(nil)
+			w.Write([]byte(text))
+			w.Close()
+			if reason, last := w.LastPanic(); reason != tt.reason || last != tt.last {
+				t.Errorf("%s, %s: %q, last %v", tt.file, name, reason, last)
+			}
+		}
+	}
 }

@@ -133,7 +133,9 @@ func testSet(t *testing.T, c config, suite string, systemd int, set []value) {
 	}
 }
 
-func load(dir string, v value) string { return "LoadCredential=" + v.name + ":" + filepath.Join(dir, v.name) }
+func load(dir string, v value) string {
+	return "LoadCredential=" + v.name + ":" + filepath.Join(dir, v.name)
+}
 
 func writeSecret(t testing.TB, path string, data []byte) {
 	t.Helper()

@@ -282,20 +282,20 @@ func TestGivenStderrIsNotCaptured(t *testing.T) {
 }
 
 func TestSomebodyHoldingStderrDoesNotDelayTheEnd(t *testing.T) {
-	// Out of the group, so that it survives the child.
-	spec := shell(`setsid sleep 30 & echo $!; echo early >&2`)
+	// Out of the group, so that it survives the child; that takes it a moment.
+	spec := shell(`setsid sleep 30 & sleep 0.3; echo $!; echo early >&2`)
 	r, w := lifeline(t)
 	spec.Stdout = w
-	begin := time.Now()
 	p := start(t, spec)
 	w.Close()
 	var pid int
 	if _, err := fmt.Fscan(r, &pid); err != nil {
 		t.Fatal(err)
 	}
+	begin := time.Now()
 	defer unix.Kill(pid, unix.SIGKILL)
 	wait(t, p)
-	if d := time.Since(begin); d > drainTime+2*time.Second {
+	if d := time.Since(begin); d < drainTime/2 || d > drainTime+2*time.Second {
 		t.Errorf("end noticed after %v", d)
 	}
 	if got := p.StderrTail(); got != "early\n" {

@@ -15,8 +15,10 @@ type File struct {
 	Sections []Section
 	// Assignments holds every assignment inside a section, in order.
 	Assignments []Assignment
-	// Problems holds what systemd would have logged, in order of lines. If the
-	// last one is Fatal, nothing behind it was read.
+	// Problems holds what systemd would have logged, and misplaced byte order
+	// marks, in the order found; a line joined from several is judged when its
+	// last has been read. If the last problem is Fatal, nothing behind it was
+	// read.
 	Problems []Problem
 }
 
@@ -123,7 +125,8 @@ const (
 	// it.
 	OutsideSection
 	// MisplacedBOM: a byte order mark stands before a comment, which then is
-	// no comment, or further down than the first line.
+	// none and is judged as a line of its own, or it stands further down than
+	// the first line. systemd says nothing.
 	MisplacedBOM
 	// HeaderNotClosed: a line begins with "[" and does not end in "]", for
 	// instance because a comment follows. Fatal.

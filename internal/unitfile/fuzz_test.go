@@ -18,6 +18,7 @@ var fileSeeds = []string{
 	"a\x00[S]\x00\nA=\xc3\xb6\n\r\x00B='\\x41 # \" ; \\",
 	"[S]\nA=\xff\n",
 	"[a'b]\n",
+	"# c\n[S\\\n\uFEFF;",
 }
 
 // FuzzParse checks what must hold of every parsed file.
@@ -75,9 +76,10 @@ func checkInvariants(t *testing.T, file *unitfile.File, data []byte) {
 			}
 		}
 	}
-	last = 0
 	for i, p := range file.Problems {
-		inOrder("problem", p.Origin.Line)
+		if p.Origin.Line < 1 || p.Origin.Line > lines {
+			t.Errorf("problem at line %d of at most %d", p.Origin.Line, lines)
+		}
 		if len(p.Word) > unitfile.MaxWord || strings.ContainsAny(p.Word, "= \t\n\r\x00") {
 			t.Errorf("word %q", p.Word)
 		}

@@ -37,8 +37,6 @@ type logicalLine struct {
 	text   []byte
 	pieces []piece
 	open   bool // the last piece ended in a backslash
-	// bomComment is set if a byte order mark hid that the line is a comment.
-	bomComment bool
 }
 
 // piece is the part of a logical line that came from one physical line.
@@ -102,11 +100,7 @@ func (p *parser) add(ln line) bool {
 	if !p.bomSeen && strings.HasPrefix(text, byteOrderMark) {
 		p.bomSeen = true
 		text = text[len(byteOrderMark):]
-		switch {
-		case isComment(text):
-			l.bomComment = true
-			p.problem(MisplacedBOM, ln.number, text)
-		case ln.number > 1:
+		if ln.number > 1 || isComment(text) {
 			p.problem(MisplacedBOM, ln.number, text)
 		}
 	}
@@ -146,17 +140,13 @@ func (p *parser) finish() bool {
 		return p.header(line, number)
 	}
 	if !p.inSection {
-		if !l.bomComment {
-			p.problem(OutsideSection, number, line)
-		}
+		p.problem(OutsideSection, number, line)
 		return true
 	}
 	equals := strings.IndexByte(line, '=')
 	switch equals {
 	case -1:
-		if !l.bomComment {
-			p.problem(MissingEquals, number, line)
-		}
+		p.problem(MissingEquals, number, line)
 		return true
 	case 0:
 		p.problem(EmptyKey, number, "")

@@ -45,19 +45,24 @@ const TestParameters = "systemd.mask=serial-getty@ttyS0.service " +
 // time wait for one build. A guest that cannot be had fails the test.
 func Get(t testing.TB, suite string) Guest {
 	t.Helper()
-	root, err := repositoryRoot()
+	g, err := Build(suite)
 	if err != nil {
 		t.Fatalf("guest %s: %v", suite, err)
+	}
+	return g
+}
+
+// Build is [Get] without a test.
+func Build(suite string) (Guest, error) {
+	root, err := repositoryRoot()
+	if err != nil {
+		return Guest{}, err
 	}
 	cache := os.Getenv("AMPOULE_CACHE")
 	if cache == "" {
 		cache = filepath.Join(root, ".cache")
 	}
-	g, err := build(root, filepath.Join(cache, "guest"), suite)
-	if err != nil {
-		t.Fatalf("guest %s: %v", suite, err)
-	}
-	return g
+	return build(root, filepath.Join(cache, "guest"), suite)
 }
 
 // build runs guest/build, which answers from its cache where it can, under a

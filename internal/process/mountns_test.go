@@ -36,9 +36,32 @@ func mountNamespaces(t *testing.T) map[string]bool {
 	return found
 }
 
+// sharedDir returns a directory from which mounts propagate into every other
+// namespace, as they do from the whole of an ordinary systemd host.
+func sharedDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("needs to mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	inner := filepath.Join(dir, "inner")
+	if err := os.Mkdir(inner, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return inner
+}
+
 func TestMountNamespace(t *testing.T) {
 	needRoot(t)
-	dir := t.TempDir()
+	dir := sharedDir(t)
 	before := mountNamespaces(t)
 	for round := range 20 {
 		spec := shell("cat " + dir + "/secret; stat -f -c %T " + dir)

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -167,6 +168,9 @@ type machine struct {
 	console []string
 	words   []string
 	seen    chan struct{} // closed when the guest has reported
+
+	// crashing: what comes now is a trace, which is scanned and not shown.
+	crashing atomic.Bool
 }
 
 func boot(dir, file string) (*machine, error) {
@@ -210,7 +214,7 @@ func (m *machine) read(r io.Reader, lines *[]string) {
 		m.mu.Lock()
 		*lines = append(*lines, scanner.Text())
 		m.mu.Unlock()
-		if lines == &m.words {
+		if lines == &m.words && !m.crashing.Load() {
 			fmt.Printf("  %s\n", scanner.Text())
 		}
 		if strings.Contains(scanner.Text(), "AMPOULE-REPORT action") {
@@ -300,10 +304,13 @@ func scan(s *leak.Scanner, m *machine) (leak.Report, error) {
 	// outside where that is possible.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Prlimit(m.cmd.Process.Pid, unix.RLIMIT_CORE, &unlimited, nil)
+	m.crashing.Store(true)
 	if err := m.cmd.Process.Signal(syscall.SIGABRT); err != nil {
 		return leak.Report{}, err
 	}
 	<-m.done
+	_, trace := m.texts()
+	s.ScanBytes("the trace of the runner's crash", []byte(trace))
 	cores, err := filepath.Glob(filepath.Join(m.dir, "core*"))
 	if err != nil {
 		return leak.Report{}, err

@@ -115,6 +115,7 @@ func provokeCore(t *testing.T, m *machine, scanner *leak.Scanner) {
 		t.Fatal(err)
 	}
 	<-m.done
+	scanner.ScanBytes("the trace of the crash", []byte(m.words.text()))
 	gone(t, qemu, time.Second)
 	pattern, _ := os.ReadFile("/proc/sys/kernel/core_pattern")
 	cores, _ := filepath.Glob(filepath.Join(m.cmd.Dir, "core*"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
@@ -45,7 +46,7 @@ func (g *gatherer) load(r Request, hasDefault bool, take taker) {
 	}
 	s, err := openSource(r.Path)
 	if err != nil {
-		if absent(err) && hasDefault {
+		if errors.Is(err, os.ErrNotExist) && hasDefault {
 			return
 		}
 		g.byHost[r.ID] = r
@@ -55,7 +56,7 @@ func (g *gatherer) load(r Request, hasDefault bool, take taker) {
 	}
 	defer s.close()
 	if s.directory() {
-		g.loadDirectory(r, s, take)
+		g.loadDirectory(r, s, hasDefault, take)
 		return
 	}
 	g.byHost[r.ID] = r
@@ -123,7 +124,7 @@ func (g *gatherer) set(r Request, host, guest string, take taker) {
 }
 
 // loadDirectory reads all files below a directory.
-func (g *gatherer) loadDirectory(r Request, dir *source, take taker) {
+func (g *gatherer) loadDirectory(r Request, dir *source, hasDefault bool, take taker) {
 	paths := map[string]string{} // by ID
 	var open []*source
 	err := dir.walk(r.ID, func(id string, s *source) bool {
@@ -165,7 +166,12 @@ func (g *gatherer) loadDirectory(r Request, dir *source, take taker) {
 		return
 	}
 	if len(paths) == 0 {
-		g.report(diag.Warning, r, "", "directory %s holds no file that would become a credential", dir.path)
+		// With a default it is as good as absent.
+		if !hasDefault {
+			g.errorf(r, "put files into it, or give a default with SetCredential="+r.ID+":VALUE",
+				"directory %s holds no file that would become a credential", dir.path)
+		}
+		return
 	}
 	g.warnOpen(r, open)
 }

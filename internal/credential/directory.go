@@ -117,21 +117,16 @@ func (g *gatherer) loadedLoad(d loaded, w wanted, r Request) {
 	g.takeParts(d, r, parts)
 }
 
-// partsOf returns the names ID_FILE that a directory source can have given.
+// partsOf returns the names ID_FILE that a directory source can have given. With
+// ID and ID_SUB both directories, ID_SUB_FILE is in both lists; the first takes
+// it, and its name in the guest is the same.
 func (g *gatherer) partsOf(d loaded, w wanted, r Request) []string {
 	var parts []string
 	for _, name := range d.names {
 		if !strings.HasPrefix(name, r.ID+"_") || exact(w, name) {
 			continue
 		}
-		// With ID and ID_SUB both directories, ID_SUB_FILE counts for the
-		// longer one; its name in the guest is the same.
-		longer := slices.ContainsFunc(w.loads, func(o Request) bool {
-			return len(o.ID) > len(r.ID) && strings.HasPrefix(o.Path, "/") && strings.HasPrefix(name, o.ID+"_")
-		})
-		if !longer {
-			parts = append(parts, name)
-		}
+		parts = append(parts, name)
 	}
 	return parts
 }
@@ -152,6 +147,9 @@ func exact(w wanted, id string) bool {
 // the guest while the other must.
 func (g *gatherer) takeParts(d loaded, r Request, parts []string) {
 	for _, name := range parts {
+		if _, done := g.byHost[name]; done {
+			continue
+		}
 		if owner, clash := g.serviceMayOwn(name); clash {
 			g.errorf(r, "choose another name for one of them",
 				"credential %s can be a file of this directory or the host's own from %s", name, owner.Origin)
@@ -266,7 +264,7 @@ func readRegular(path string, limit int) (*secret.Value, error) {
 	}
 	defer s.close()
 	if !s.regular() {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: s.wrongKind("a regular file")}
+		return nil, &fs.PathError{Op: "read", Path: path, Err: s.wrongKind("a credential is a regular file there")}
 	}
 	return s.readFile(limit)
 }

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/secret"
@@ -39,7 +37,7 @@ func (g *gatherer) readFirst(r Request, name string, dirs []string, encrypted bo
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
 		s, err := openSource(path)
-		if err != nil && absent(err) {
+		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		g.byHost[r.ID] = r
@@ -89,8 +87,9 @@ func (g *gatherer) importFrom(r Request, glob rule.Glob) {
 	found := false
 	for _, store := range stores {
 		for _, dir := range store.dirs {
-			for _, name := range g.listStore(r, dir, glob) {
-				found = true
+			names, readable := g.listStore(r, dir, glob)
+			found = found || len(names) > 0 || !readable
+			for _, name := range names {
 				g.importOne(r, filepath.Join(dir, name), glob.Rename(name, r.Guest), store.encrypted)
 			}
 		}
@@ -102,26 +101,23 @@ func (g *gatherer) importFrom(r Request, glob rule.Glob) {
 }
 
 // listStore lists the names of a store that a pattern covers, sorted. A store
-// that does not exist is empty.
-func (g *gatherer) listStore(r Request, dir string, glob rule.Glob) []string {
-	if g.full() {
-		return nil
-	}
+// that does not exist is empty; one that cannot be read is reported.
+func (g *gatherer) listStore(r Request, dir string, glob rule.Glob) (names []string, readable bool) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		if !absent(err) {
-			what, accepted := describe(err, dir)
-			g.errorf(r, accepted, "%s", what)
-		}
-		return nil
+	if errors.Is(err, os.ErrNotExist) || g.full() {
+		return nil, true
 	}
-	var names []string
+	if err != nil {
+		what, accepted := describe(err, dir)
+		g.errorf(r, accepted, "%s", what)
+		return nil, false
+	}
 	for _, e := range entries {
 		if glob.Match(e.Name()) && !rule.Reserved(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
-	return names
+	return names, true
 }
 
 // importOne takes one file of a store under an ID, unless that ID came from
@@ -183,9 +179,4 @@ func demote(l diag.List, n int) diag.List {
 type imported struct {
 	path string
 	by   Request
-}
-
-// absent reports whether an error says that there is no such file.
-func absent(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
 }

@@ -61,7 +61,10 @@ const (
 // Entry is an assignment with its fate.
 type Entry struct {
 	unitfile.Assignment
-	Fate Fate
+	// Order counts the assignments of all files from 0: the order in which
+	// they would be read, across keys.
+	Order int
+	Fate  Fate
 	// By is the assignment that shadowed or reset this one.
 	By diag.Origin
 }
@@ -103,18 +106,20 @@ func (r *Resolved) Group(section, name string) *Group { return r.index[[2]string
 func Resolve(files []*unitfile.File, rule func(section, key string) Rule) (*Resolved, diag.List) {
 	r := &Resolved{index: map[[2]string]*Group{}}
 	var problems diag.List
+	order := 0
 	for _, f := range files {
 		for _, a := range f.Assignments {
 			if a.Section == "" {
 				continue // outside any section: the parser's own problem
 			}
-			r.add(a, rule(a.Section, a.Key), &problems)
+			r.add(a, order, rule(a.Section, a.Key), &problems)
+			order++
 		}
 	}
 	return r, problems
 }
 
-func (r *Resolved) add(a unitfile.Assignment, rule Rule, problems *diag.List) {
+func (r *Resolved) add(a unitfile.Assignment, order int, rule Rule, problems *diag.List) {
 	name := rule.Group
 	if name == "" {
 		name = a.Key
@@ -126,7 +131,7 @@ func (r *Resolved) add(a unitfile.Assignment, rule Rule, problems *diag.List) {
 		r.index[at] = g
 		r.Groups = append(r.Groups, g)
 	}
-	e := Entry{Assignment: a, Fate: Effective}
+	e := Entry{Assignment: a, Order: order, Fate: Effective}
 	switch {
 	case a.Value == "" && rule.Merge != Additive:
 		e.Fate = Clears
@@ -166,10 +171,13 @@ func (g *Group) refuseTwice(a unitfile.Assignment, problems *diag.List, match fu
 		if g.Rule.Show != nil {
 			shown = g.Rule.Show(a.Value)
 		}
+		where, accepted := "in one file", "keep one of the two lines, or put the override into a drop-in"
+		if a.Origin.Layer == "set" {
+			where, accepted = "on the command line", "keep one of the two"
+		}
 		problems.Add(diag.Problem{
 			Origin: a.Origin, Key: a.Key, Value: shown,
-			What:     fmt.Sprintf("set twice in one file, first at %s", old.Origin),
-			Accepted: "keep one of the two lines, or put the override into a drop-in",
+			What: fmt.Sprintf("set twice %s, first at %s", where, old.Origin), Accepted: accepted,
 		})
 		return
 	}

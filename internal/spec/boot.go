@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/layer"
 )
 
@@ -46,6 +47,18 @@ func bootRows() []Row {
 	}
 }
 
+// checkKernel demands the one key that has no default.
+func (r *reader) checkKernel(g *layer.Group) {
+	if len(g.Effective()) > 0 || r.Incomplete {
+		return
+	}
+	at, what := r.Main, "the kernel is missing"
+	if g != nil { // then the last of its assignments cleared it
+		at, what = g.Entries[len(g.Entries)-1].Origin, "this leaves no kernel, and there is no default"
+	}
+	r.problems.Errorf(at, "Kernel", "", "accepted: the absolute path of a Linux kernel image, such as Kernel=/boot/vmlinuz", "%s", what)
+}
+
 // checkCommandLine refuses parameters that set what a key or the credential
 // channel sets, and those that make the guest ignore its credentials.
 func (r *reader) checkCommandLine() {
@@ -54,12 +67,16 @@ func (r *reader) checkCommandLine() {
 		at := w.From
 		at.Shown = name
 		if strings.Contains(w.Text, "=") {
-			at.Shown = name + "=…"
+			at.Shown = name + "=" + diag.Elided
 		}
+		// To systemd "-" and "_" are one, and it knows its parameters with the
+		// prefix of the initial RAM disk too.
+		name = strings.TrimPrefix(strings.ReplaceAll(name, "-", "_"), "rd.")
 		switch {
-		case strings.ContainsAny(w.Text, "\n\""):
-			// The kernel ends no quote by an escape, and a newline is a blank to it.
-			at.Errorf(r.problems, "accepted: words without newlines and double quotes", "the kernel cannot take this word as it is")
+		case !kernelTakes(w.Text):
+			at.Errorf(r.problems, "accepted: words without double quotes and control characters", "the kernel cannot take this word as it is")
+		case strings.IndexByte(w.Text, 0xA0) >= 0:
+			at.Errorf(r.problems, "accepted: words of ASCII characters", "to the kernel a byte of this word, 0xa0, is a blank at which it cuts")
 		case strings.HasPrefix(name, "systemd.set_credential"):
 			at.Errorf(r.problems, "use SetCredential=, or LoadCredential= for a secret",
 				"credentials do not travel on the kernel command line, which every process in the guest can read")
@@ -73,6 +90,17 @@ func (r *reader) checkCommandLine() {
 			at.Errorf(r.problems, "use Initrd=", "this is what Initrd= sets")
 		}
 	}
+}
+
+// kernelTakes reports whether a word arrives whole. The kernel ends no quote by
+// an escape, and all of ASCII's white space is a blank to it.
+func kernelTakes(word string) bool {
+	for _, r := range word {
+		if r == '"' || r == 0x7f || r < ' ' && r != '\t' {
+			return false
+		}
+	}
+	return true
 }
 
 // JoinCommandLine writes words as the kernel splits them: a word with a blank

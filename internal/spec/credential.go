@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
@@ -42,10 +43,11 @@ type Credential struct {
 }
 
 const (
-	acceptedLoad   = "accepted: ID, or ID:PATH with an absolute path of a file, directory or socket, or the name of a credential of the host"
-	acceptedSet    = "accepted: ID:VALUE with C escapes such as \\n or \\x23"
-	acceptedImport = "accepted: NAME, or PREFIX*, each with :NEWNAME after it if wanted"
-	acceptedPass   = "accepted: GUESTNAME:HOSTNAME, or one name for both"
+	acceptedLoad         = "accepted: ID, or ID:PATH with an absolute path of a file, directory or socket, or the name of a credential of the host"
+	acceptedSet          = "accepted: ID:VALUE with C escapes such as \\n or \\x23"
+	acceptedSetEncrypted = "accepted: ID:BASE64, as systemd-creds encrypt -p prints it"
+	acceptedImport       = "accepted: NAME, or PREFIX*, each with :NEWNAME after it if wanted"
+	acceptedPass         = "accepted: GUESTNAME:HOSTNAME, or one name for both"
 )
 
 func credentialRows() []Row {
@@ -68,7 +70,7 @@ func credentialRows() []Row {
 			id: credentialID, shown: elideID, apply: setCredential(Set),
 		},
 		{
-			Name: "SetCredentialEncrypted", Merge: layer.ByID, Group: "SetCredential", Form: "ID:BASE64", Accepted: "accepted: ID:BASE64, as systemd-creds encrypt -p prints it",
+			Name: "SetCredentialEncrypted", Merge: layer.ByID, Group: "SetCredential", Form: "ID:BASE64", Accepted: acceptedSetEncrypted,
 			Help: "A credential that systemd-creds encrypt sealed, in Base64.",
 			id:   credentialID, shown: elideID, apply: setCredential(SetEncrypted),
 		},
@@ -80,7 +82,7 @@ func credentialRows() []Row {
 		{
 			Name: "Credential", Merge: layer.ByID, Group: "Credential", Form: "GUESTNAME[:HOSTNAME]", Accepted: acceptedPass,
 			Help: "Passes a credential that [Service] loads to the guest, under a name of its own.",
-			id:   credentialID, apply: passCredential,
+			id:   credentialID, shown: showPass, apply: passCredential,
 		},
 		{
 			Name: "CredentialChannel", Form: "auto|smbios|fw_cfg", Default: "auto", Words: []string{"auto", "smbios", "fw_cfg"},
@@ -110,9 +112,21 @@ func credentialID(value string) string {
 func showLoad(value string) string {
 	id, source, ok := strings.Cut(value, ":")
 	switch {
+	case !ok && strings.Contains(id, "="):
+		return diag.Elide(id, "=")
 	case !ok && len(id) <= 64:
 		return id
 	case strings.HasPrefix(source, "/"):
+		return value
+	}
+	return elideID(value)
+}
+
+// showPass hides what is no name: it may be the secret itself, written where
+// the name of a credential belongs.
+func showPass(value string) string {
+	guest, host, ok := strings.Cut(value, ":")
+	if ok && rule.Name(host) == nil || !ok && rule.Name(guest) == nil {
 		return value
 	}
 	return elideID(value)
@@ -147,7 +161,11 @@ func loadCredential(kind CredentialKind) func(*reader, string, From) error {
 }
 
 func (r *reader) parseLoad(kind CredentialKind, value string) (Credential, error) {
-	rawID, rawPath, _ := strings.Cut(value, ":")
+	rawID, rawPath, hasPath := strings.Cut(value, ":")
+	if !hasPath && strings.Contains(rawID, "=") {
+		// A name may have "=" in it, but this is NAME=PATH, or worse, NAME=SECRET.
+		return Credential{}, fmt.Errorf("a colon stands between ID and PATH, not \"=\"")
+	}
 	id, err := r.credentialName(rawID)
 	if err != nil {
 		return Credential{}, err

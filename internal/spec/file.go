@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -13,6 +14,9 @@ import (
 func CheckFile(f *unitfile.File) diag.List {
 	var problems diag.List
 	for _, p := range f.Problems {
+		if !p.Fatal && strings.HasPrefix(p.Section, "X-") {
+			continue
+		}
 		problems.Add(explainProblem(p))
 	}
 	sections := append([]string{Section}, passThrough()...)
@@ -27,26 +31,28 @@ func CheckFile(f *unitfile.File) diag.List {
 			What:   "the file has no section", Accepted: "accepted: [" + Section + "] and lines KEY=VALUE below it",
 		})
 	}
-	rows := map[string]*Row{}
-	table := Table()
-	for i := range table {
-		rows[table[i].Name] = &table[i]
-	}
 	for _, a := range f.Assignments {
-		if a.Section != Section {
+		if !known(sections, a.Section) {
 			continue
 		}
-		shown := showUnknown(a.Key, a.Value)
-		if row := rows[a.Key]; row != nil {
-			shown = row.show(a.Value)
-		}
 		for _, flaw := range a.Flaws {
-			if what, accepted := explainFlaw(flaw, rows); what != "" {
-				problems.Errorf(flaw.Origin, a.Key, shown, accepted, "%s", what)
+			if p := explainFlaw(a, flaw); p.What != "" {
+				problems.Add(p)
 			}
 		}
 	}
 	return problems
+}
+
+// Unread reports whether the parser or CheckFile left out lines of a file: what
+// seems to be missing from it may be written there.
+func Unread(f *unitfile.File) bool {
+	for _, s := range f.Sections {
+		if s.Name != Section && diag.Nearest(s.Name, []string{Section}) != "" {
+			return true
+		}
+	}
+	return slices.ContainsFunc(f.Problems, func(p unitfile.Problem) bool { return p.Fatal || !strings.HasPrefix(p.Section, "X-") })
 }
 
 func unknownSection(s unitfile.Section, sections []string) diag.Problem {
@@ -108,24 +114,62 @@ func explainProblem(p unitfile.Problem) diag.Problem {
 	return out
 }
 
-// explainFlaw words what systemd takes without a word and a reader of
-// [MicroVM] would not expect; empty if it is fine there.
-func explainFlaw(flaw unitfile.Flaw, rows map[string]*Row) (what, accepted string) {
+// explainFlaw words what systemd takes without a word and the author cannot
+// have meant. Of it, only a comment behind a value can be meant outside our own
+// section, where such a line gets a warning. What is empty if all is fine.
+func explainFlaw(a unitfile.Assignment, flaw unitfile.Flaw) diag.Problem {
+	p := diag.Problem{Origin: flaw.Origin, Key: a.Key, Value: showFlawed(a)}
 	switch flaw.Kind {
 	case unitfile.BlankAfterBackslash:
-		return "blanks after the backslash, which therefore continues nothing", "remove the blanks at the end of the line, or the backslash"
+		p.What = "blanks after the backslash, which therefore continues nothing"
+		p.Accepted = "remove the blanks at the end of the line, or the backslash"
 	case unitfile.TrailingComment:
-		if flaw.Text == "#" {
-			return "a comment behind a value is part of the value", `put the comment on a line of its own; a literal " #" is written \x23 or in quotes where the key takes them`
+		if flaw.Text != "#" || a.Section != Section && (a.Key == "Description" || strings.HasPrefix(a.Key, "Exec")) {
+			break
+		}
+		p.What = "a comment behind a value is part of the value"
+		p.Accepted = `put the comment on a line of its own; a literal " #" is written \x23 or in quotes where the key takes them`
+		if a.Section != Section {
+			p.Severity = diag.Warning
 		}
 	case unitfile.EmbeddedNUL:
-		return "a NUL byte, which ends the line", "remove it; a value with C escapes writes it as \\x00"
+		p.What = "a NUL byte, which ends the line"
+		p.Accepted = "remove it; a value with C escapes writes it as \\x00"
 	case unitfile.JoinedHeader:
-		return fmt.Sprintf("the backslash at the end of the line above makes %s part of the value", clip(flaw.Text)), "remove the backslash, or put a blank line before the section"
+		p.What = fmt.Sprintf("the backslash at the end of the line above makes %s part of the value", clip(flaw.Text))
+		p.Accepted = "remove the backslash, or put a blank line before the section"
 	case unitfile.JoinedAssignment:
-		if rows[flaw.Text] != nil {
-			return fmt.Sprintf("the backslash at the end of the line above makes %s= part of the value", flaw.Text), "remove the backslash"
+		if known(Names(), flaw.Text) || sectionOf(flaw.Text) != "" {
+			p.What = fmt.Sprintf("the backslash at the end of the line above makes %s= part of the value", flaw.Text)
+			p.Accepted = "remove the backslash"
 		}
 	}
-	return "", ""
+	return p
+}
+
+// showFlawed shortens the value of an assignment that is not what it seems.
+func showFlawed(a unitfile.Assignment) string {
+	if a.Section == Section {
+		table := Table()
+		for i := range table {
+			if table[i].Name == a.Key {
+				return showJoined(a, table[i].show(a.Value))
+			}
+		}
+	}
+	return showUnknown("", a.Value)
+}
+
+// showJoined cuts what is shown of a value where a continuation swallowed a
+// line that was to stand for itself and may hold a secret.
+func showJoined(a unitfile.Assignment, shown string) string {
+	for _, flaw := range a.Flaws {
+		if flaw.Kind != unitfile.JoinedHeader && flaw.Kind != unitfile.JoinedAssignment {
+			continue
+		}
+		if i := strings.Index(shown, flaw.Text); i >= 0 {
+			return shown[:i] + diag.Elided
+		}
+	}
+	return shown
 }

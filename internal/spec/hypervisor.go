@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
@@ -88,13 +89,18 @@ func setWords(field func(*VM) *[]Word) func(*reader, string, From) error {
 	}
 }
 
-// showArgs cuts what looks like a credential out of a list of words.
+// showArgs keeps the beginning of a list of words, up to the first that gives
+// something a value: what follows may be a password.
 func showArgs(value string) string {
 	lower := strings.ToLower(value)
-	for _, mark := range []string{"credential", "password", "secret"} {
+	end := len(value)
+	for _, mark := range []string{"=", "credential", "pass", "secret", "token"} {
 		if i := strings.Index(lower, mark); i >= 0 {
-			return value[:i+len(mark)] + "…"
+			end = min(end, i+len(mark))
 		}
+	}
+	if end < len(value) {
+		return value[:end] + diag.Elided
 	}
 	return value
 }

@@ -1,11 +1,14 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/systemdkeys"
 )
@@ -20,11 +23,16 @@ func (r *reader) checkPassThrough(e layer.Entry) {
 		unknownKey(r.problems, e.Assignment, systemdkeys.Keys(e.Section))
 	case key.Kind == systemdkeys.Dependencies && e.Value == "":
 		r.problems.Errorf(e.Origin, e.Key, "", "remove the line, or the dependency itself", "systemd ignores an empty list of dependencies, nothing would be cleared")
+	case key.KeepsOnEmpty && e.Value == "":
+		r.problems.Errorf(e.Origin, e.Key, "", "write the value that it is to have", "systemd ignores an empty assignment of this key, nothing would be reset")
 	}
 }
 
 // readService keeps the live lines of [Service] and reads those that matter
 // to a VM that is run by hand.
+//
+// They keep the order of the files, across keys: TimeoutSec= sets what
+// TimeoutStopSec= sets, and of the two the later counts.
 func (r *reader) readService(resolved *layer.Resolved) {
 	for _, g := range resolved.Groups {
 		if g.Section != "Service" {
@@ -33,13 +41,11 @@ func (r *reader) readService(resolved *layer.Resolved) {
 		if g.Name == "ExecStart" {
 			r.checkExecStart(g)
 		}
-		for _, e := range g.Entries {
-			if e.Fate != layer.Effective {
-				continue
-			}
-			r.vm.Service = append(r.vm.Service, e)
-			r.readServiceLine(e)
-		}
+		r.vm.Service = append(r.vm.Service, g.Effective()...)
+	}
+	slices.SortFunc(r.vm.Service, func(a, b layer.Entry) int { return cmp.Compare(a.Order, b.Order) })
+	for _, e := range r.vm.Service {
+		r.readServiceLine(e)
 	}
 }
 
@@ -51,10 +57,23 @@ func (r *reader) checkExecStart(g *layer.Group) {
 		if e.Fate == layer.Clears {
 			cleared = true
 		} else if !cleared {
-			r.problems.Errorf(e.Origin, e.Key, e.Value, "put an empty ExecStart= before it to replace ampoule run, or use Runner=",
+			r.problems.Errorf(e.Origin, e.Key, showCommand(e.Value), "put an empty ExecStart= before it to replace ampoule run, or use Runner=",
 				"the unit already has an ExecStart=")
 		}
 	}
+	if last := g.Entries[len(g.Entries)-1]; last.Fate == layer.Clears {
+		r.problems.Errorf(last.Origin, last.Key, "", "write ExecStart=PROGRAM below it, or remove the line", "nothing would be started")
+	}
+}
+
+// showCommand keeps the program of a command line; what follows may hold a
+// secret, though every user of the host will be able to read it.
+func showCommand(value string) string {
+	program, _, more := strings.Cut(value, " ")
+	if more {
+		program += " " + diag.Elided
+	}
+	return program
 }
 
 func (r *reader) readServiceLine(e layer.Entry) {
@@ -62,6 +81,7 @@ func (r *reader) readServiceLine(e layer.Entry) {
 	r.counts["Service."+e.Key]++
 	var c Credential
 	var err error
+	accepted := acceptedLoad
 	switch e.Key {
 	case "TimeoutStopSec", "TimeoutSec":
 		d, parseErr := ParseTimeSpan(e.Value)
@@ -78,18 +98,19 @@ func (r *reader) readServiceLine(e layer.Entry) {
 		from.Shown = showLoad(e.Value)
 		c, err = r.parseLoad(LoadEncrypted, e.Value)
 	case "SetCredential":
-		from.Shown = elideID(e.Value)
+		from.Shown, accepted = elideID(e.Value), acceptedSet
 		c, err = r.parseSet(Set, e.Value)
 	case "SetCredentialEncrypted":
-		from.Shown = elideID(e.Value)
+		from.Shown, accepted = elideID(e.Value), acceptedSetEncrypted
 		c, err = r.parseSet(SetEncrypted, e.Value)
 	case "ImportCredential":
+		accepted = acceptedImport
 		c, err = r.parseImport(e.Value)
 	default:
 		return
 	}
 	if err != nil {
-		from.Errorf(r.problems, "", "%v", err)
+		r.refuse(from, err, accepted)
 		return
 	}
 	c.From = from
@@ -113,6 +134,8 @@ func ParseTimeSpan(s string) (time.Duration, error) {
 		{" hours hour hr h ", time.Hour},
 		{" days day d ", 24 * time.Hour},
 		{" weeks week w ", 7 * 24 * time.Hour},
+		{" months month M ", 2629800 * time.Second},
+		{" years year y ", 31557600 * time.Second},
 	}
 	rest := strings.TrimSpace(s)
 	if rest == "" {

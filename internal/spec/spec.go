@@ -10,6 +10,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -117,6 +118,9 @@ type Context struct {
 	Identity Identity
 	// Main is the origin of the VM as a whole.
 	Main diag.Origin
+	// Incomplete: lines of the main file are not among the assignments, so that
+	// what seems to be missing may be written there.
+	Incomplete bool
 	// Hypervisors are the names of the drivers, the default first.
 	Hypervisors []string
 }
@@ -150,6 +154,7 @@ func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 		}
 	}
 	r.readService(resolved)
+	r.checkKernel(resolved.Group(Section, "Kernel"))
 	r.check()
 	problems.Sort()
 	return r.vm, problems
@@ -173,14 +178,23 @@ func defaults(ctx Context) *VM {
 
 // read hands one assignment to its row.
 func (r *reader) read(row *Row, e layer.Entry) {
-	from := From{Origin: e.Origin, Key: e.Key, Shown: row.show(e.Value), ID: e.Key}
+	from := From{Origin: e.Origin, Key: e.Key, Shown: showJoined(e.Assignment, row.show(e.Value)), ID: e.Key}
 	if row.Merge != layer.Scalar {
 		from.ID = fmt.Sprintf("%s[%d]", e.Key, r.counts[e.Key])
 	}
 	r.counts[e.Key]++
 	if err := row.apply(r, e.Value, from); err != nil {
-		from.Errorf(r.problems, r.accepted(row), "%v", err)
+		r.refuse(from, err, r.accepted(row))
 	}
+}
+
+// refuse reports what is wrong with the value of an assignment.
+func (r *reader) refuse(from From, err error, accepted string) {
+	if bad, ok := errors.AsType[*specifierError](err); ok {
+		from.Errorf(r.problems, bad.accepted, "%s", bad.what)
+		return
+	}
+	from.Errorf(r.problems, accepted, "%v", err)
 }
 
 // accepted is the row's, except where only the caller knows the words.
@@ -211,10 +225,6 @@ func setScalar[T any](field func(*VM) *Setting[T], parse func(string) (T, error)
 // check holds what concerns more than one key.
 func (r *reader) check() {
 	vm := r.vm
-	if r.counts["Kernel"] == 0 {
-		r.problems.Errorf(r.Main, "Kernel", "", "accepted: the absolute path of a Linux kernel image, such as Kernel=/boot/vmlinuz",
-			"the kernel is missing")
-	}
 	if vm.Readiness.Value.Mode == "console" && vm.Console.Value == "none" {
 		vm.Readiness.From.Errorf(r.problems, "accepted: Console=auto, or another Readiness=",
 			"there is no console to watch with Console=none (%s)", vm.Console.From.Origin)

@@ -128,34 +128,67 @@ func known(names []string, key string) bool {
 	return false
 }
 
-// unknownKey reports a key with the nearest known one. The value stays out of
-// the message where the key looks like one that carries secrets.
+// unknownKey reports a key with the nearest known one.
 func unknownKey(problems *diag.List, a unitfile.Assignment, names []string) {
+	near := diag.Nearest(a.Key, names)
+	if near == "" && !looksLikeKey(a.Key, a.Value) {
+		problems.Errorf(a.Origin, "", "", "accepted: KEY=VALUE; a value goes on in the next line only behind a backslash",
+			"what stands before \"=\" is no key of [%s]", a.Section)
+		return
+	}
 	accepted := "accepted: " + list(names)
 	if len(names) > 40 {
 		accepted = "see systemd's manual for the keys of this section"
 	}
-	if near := diag.Nearest(a.Key, names); near != "" {
+	if near != "" {
 		accepted = "did you mean " + near + "=?"
 	} else if a.Section != Section {
 		if n := diag.Nearest(a.Key, Names()); n != "" && strings.EqualFold(n, a.Key) {
 			accepted = n + "= belongs into [" + Section + "]"
 		}
+	} else if section := sectionOf(a.Key); section != "" {
+		accepted = a.Key + "= belongs into [" + section + "]"
 	}
-	problems.Errorf(a.Origin, a.Key, showUnknown(a.Key, a.Value), accepted, "unknown key in [%s]", a.Section)
+	problems.Errorf(a.Origin, a.Key, showUnknown(near, a.Value), accepted, "unknown key in [%s]", a.Section)
 }
 
-// showUnknown shortens the value of a key that is not in any table: it may be
-// a mistyped one that carries a secret.
-func showUnknown(key, value string) string {
-	lower := strings.ToLower(key)
-	for _, hint := range []string{"cred", "secret", "pass", "token", "env"} {
-		if strings.Contains(lower, hint) {
-			return elideID(value)
+// sectionOf names the section of systemd's that has a key.
+func sectionOf(key string) string {
+	for _, section := range passThrough() {
+		if _, ok := systemdkeys.Lookup(section, key); ok {
+			return section
 		}
 	}
-	if near := diag.Nearest(key, Names()); strings.Contains(near, "Credential") {
-		return elideID(value)
+	return ""
+}
+
+// looksLikeKey tells a key that was mistyped from the torn-off rest of a value,
+// which may be secret: Base64 above all, which likes to end in "=".
+func looksLikeKey(key, value string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	return len(key) <= 32 && strings.Trim(key, letters+"_-") == "" && strings.ContainsAny(key[:1], letters) &&
+		strings.Trim(value, "=") != ""
+}
+
+// showUnknown shortens the value of a key that is in no table. It is shown only
+// where the key that was meant is known, and known to hold no secret.
+func showUnknown(near, value string) string {
+	if value == "" {
+		return ""
+	}
+	table := Table()
+	for i := range table {
+		if row := &table[i]; row.Name == near {
+			if strings.Contains(near, "Credential") {
+				return elideID(value)
+			}
+			return row.show(value)
+		}
+	}
+	for _, prefix := range []string{"Environment", "Exec", "LoadCredential", "SetCredential", "ImportCredential", "StandardInput"} {
+		if near == "" || strings.HasPrefix(near, prefix) {
+			return diag.Elided
+		}
 	}
 	return value
 }

@@ -8,6 +8,7 @@ package pipeline
 
 import (
 	"fmt"
+	"path"
 	"runtime"
 	"strings"
 	"unicode/utf8"
@@ -42,6 +43,10 @@ type Result struct {
 	Resolved *layer.Resolved
 	VM       *spec.VM
 	Plan     *plan.Plan
+	// Draft is the plan without the assignments that Problems refuse, by which
+	// a command can look for further mistakes; nil if no file could be read. It
+	// must never be carried out.
+	Draft    *plan.Plan
 	Problems diag.List
 }
 
@@ -50,33 +55,35 @@ func Load(in Input) Result {
 	set, problems := source.Find(in.Argument, in.Root, in.Dirs)
 	res := Result{Source: set, Problems: problems}
 	main := diag.Origin{File: set.Main, Line: 1, Layer: "main"}
-	if set.Name != "" {
-		if err := spec.CheckName(set.Name); err != nil {
-			res.Problems.Add(diag.Problem{Origin: main, What: err.Error(), Accepted: spec.AcceptedName})
+	if err := spec.CheckName(set.Name); err != nil && path.Base(set.Main) == set.Name+source.Suffix {
+		if len(set.Files) == 0 {
+			res.Problems = nil // that a VM which cannot exist was not found says nothing
 		}
+		res.Problems.Add(diag.Problem{Origin: main, What: err.Error(), Accepted: spec.AcceptedName})
 	}
 	files := make([]*unitfile.File, 0, len(set.Files)+1)
+	incomplete := true
 	for _, f := range set.Files {
 		parsed := unitfile.Parse(f.Path, f.Layer, f.Data)
 		files = append(files, parsed)
 		res.Problems = append(res.Problems, spec.CheckFile(parsed)...)
 		if f.Layer == "main" {
-			main = mainOrigin(parsed)
+			main, incomplete = mainOrigin(parsed), spec.Unread(parsed)
 		}
 	}
 	files = append(files, parseSet(in.Set, &res.Problems))
-	if res.Problems.HasErrors() && len(set.Files) == 0 {
+	if len(set.Files) == 0 {
 		res.Problems.Sort()
 		return res
 	}
-	id := spec.Identity{Name: set.Name, Fragment: set.Main, Architecture: in.Architecture, Paths: spec.SystemPaths}
+	id := spec.Identity{Name: set.Name, Fragment: set.Fragment, Architecture: in.Architecture, Paths: spec.SystemPaths}
 	if id.Architecture == "" {
 		id.Architecture = architecture()
 	}
 	resolved, twice := layer.Resolve(files, spec.Rules(id))
 	res.Resolved = resolved
 	res.Problems = append(res.Problems, twice...)
-	vm, wrong := spec.Read(spec.Context{Identity: id, Main: main, Hypervisors: driver.Names(in.Drivers)}, resolved)
+	vm, wrong := spec.Read(spec.Context{Identity: id, Main: main, Incomplete: incomplete, Hypervisors: driver.Names(in.Drivers)}, resolved)
 	res.VM = vm
 	res.Problems = append(res.Problems, wrong...)
 	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
@@ -89,7 +96,7 @@ func Load(in Input) Result {
 		})
 	}
 	res.Problems.Sort()
-	if !res.Problems.HasErrors() {
+	if res.Draft = p; !res.Problems.HasErrors() {
 		res.Plan = p
 	}
 	return res
@@ -116,7 +123,11 @@ func parseSet(set []string, problems *diag.List) *unitfile.File {
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		switch {
 		case !ok || key == "":
-			problems.Add(diag.Problem{Origin: origin, What: `an argument without "="`, Accepted: "accepted: --set KEY=VALUE with a key of [" + spec.Section + "]"})
+			what := `an argument without "="`
+			if ok {
+				what = `nothing stands before "="`
+			}
+			problems.Add(diag.Problem{Origin: origin, What: what, Accepted: "accepted: --set KEY=VALUE with a key of [" + spec.Section + "]"})
 		case strings.ContainsAny(value, "\n\r\x00") || !utf8.ValidString(value):
 			problems.Add(diag.Problem{Origin: origin, Key: key, Value: diag.Elided, What: "a line break, a NUL or bytes that are not UTF-8", Accepted: "accepted: one line of UTF-8"})
 		default:

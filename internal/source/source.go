@@ -45,10 +45,11 @@ type Hidden struct {
 
 // Set is all that makes up one VM, the weakest file first.
 type Set struct {
-	// Name is the VM's, Main the path of its file.
-	Name, Main string
-	Files      []File
-	Hidden     []Hidden
+	// Name is the VM's, Main the path of its file as messages show it, Fragment
+	// its absolute path as the VM's world has it.
+	Name, Main, Fragment string
+	Files                []File
+	Hidden               []Hidden
 }
 
 // IsFile reports whether a command's argument is a FILE rather than a NAME.
@@ -89,6 +90,9 @@ func (f *finder) file(argument string) Set {
 		return set
 	}
 	set.Name = name
+	// Abs fails only where the working directory is gone; then a relative path
+	// leads nowhere anyway.
+	set.Fragment, _ = filepath.Abs(argument)
 	if data, ok := f.read(argument); ok {
 		set.Files = append(set.Files, File{Path: argument, Layer: "main", Data: data})
 	}
@@ -99,11 +103,13 @@ func (f *finder) file(argument string) Set {
 // name searches the directories, the strongest first.
 func (f *finder) name(name string, dirs []string) Set {
 	set := Set{Name: name}
+	unknown := false // whether a directory has the VM
 	for _, dir := range dirs {
 		candidate := path.Join(dir, name+Suffix)
 		if _, err := os.Lstat(f.host(candidate)); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-				f.fail(candidate, "", "%s", reason(err))
+				f.fail(candidate, "accepted: a readable directory", "%s", reason(err))
+				unknown = true
 			}
 			continue
 		}
@@ -111,13 +117,16 @@ func (f *finder) name(name string, dirs []string) Set {
 			set.Hidden = append(set.Hidden, Hidden{Path: candidate, By: set.Main})
 			continue
 		}
-		set.Main = candidate
+		set.Main, set.Fragment = candidate, candidate
 		if data, ok := f.read(candidate); ok {
 			set.Files = append(set.Files, File{Path: candidate, Layer: "main", Data: data})
 		}
 	}
 	if set.Main == "" {
-		f.notFound(name, dirs)
+		set.Main = path.Join(dirs[0], name+Suffix)
+		if !unknown {
+			f.notFound(name, dirs)
+		}
 		return set
 	}
 	specific := []string{name + Suffix + ".d"}
@@ -147,6 +156,12 @@ func (f *finder) notFound(name string, dirs []string) {
 		accepted = "did you mean " + near + "?"
 	}
 	f.fail(path.Join(dirs[0], name+Suffix), accepted, "no VM has the name %s; searched %s", name, strings.Join(dirs, ", "))
+	for _, dir := range dirs {
+		orphans := path.Join(dir, name+Suffix+".d")
+		if _, err := os.Lstat(f.host(orphans)); err == nil {
+			f.fail(orphans, "rename or remove the directory, or add "+name+Suffix, "drop-ins for a VM that does not exist")
+		}
+	}
 }
 
 // Names lists the VMs of the search path, sorted.
@@ -250,7 +265,11 @@ func (f *finder) read(p string) ([]byte, bool) {
 	// O_NONBLOCK: a FIFO must not hang the reader.
 	file, err := os.OpenFile(f.host(p), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		f.fail(p, "accepted: a readable file", "%s", reason(err))
+		what := reason(err)
+		if target, linkErr := os.Readlink(f.host(p)); linkErr == nil && errors.Is(err, fs.ErrNotExist) {
+			what = fmt.Sprintf("a link to %s, which does not exist", target)
+		}
+		f.fail(p, "accepted: a readable file", "%s", what)
 		return nil, false
 	}
 	defer file.Close()

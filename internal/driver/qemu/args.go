@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -46,25 +47,42 @@ func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
 		if i+1 < len(vm.HypervisorArgs) {
 			value = vm.HypervisorArgs[i+1].Text
 		}
+		// Only the option is shown: what follows it may be a password.
 		at := w.From
+		at.Shown = w.Text + " " + diag.Elided
 		for _, c := range claims() {
 			for claimed := range strings.FieldsSeq(c.options) {
 				if option == claimed {
-					at.Errorf(problems, c.use, "-%s: %s", option, c.why)
+					at.Errorf(problems, c.use, "%s", c.why)
 				}
 			}
 		}
 		switch {
 		case option == "smbios" && !m.smbios:
-			at.Errorf(problems, "remove it, or use Machine=q35", "-smbios: the machine type %s has no SMBIOS, and QEMU drops the option without a word", m.name)
-		case option == "smbios" && (strings.Contains(value, "type=11") || strings.Contains(value, "file=")):
-			at.Errorf(problems, "use LoadCredential= or SetCredential=", "-smbios: this table carries the credentials")
+			at.Errorf(problems, "remove it, or use Machine=q35", "the machine type %s has no SMBIOS, and QEMU drops the option without a word", m.name)
+		case option == "smbios" && carriesCredentials(value):
+			at.Errorf(problems, "use LoadCredential= or SetCredential=", "this table carries the credentials")
 		case option == "fw_cfg" && strings.Contains(value, "io.systemd.credentials"):
-			at.Errorf(problems, "use LoadCredential= or SetCredential=", "-fw_cfg: this file is a credential")
+			at.Errorf(problems, "use LoadCredential= or SetCredential=", "this file is a credential")
 		case option == "global" && strings.HasPrefix(value, "fw_cfg"):
-			at.Errorf(problems, "remove it", "-global: the fw_cfg device carries the credentials")
+			at.Errorf(problems, "remove it", "the fw_cfg device carries the credentials")
 		}
 	}
+}
+
+// carriesCredentials reports whether the value of -smbios makes a structure of
+// type 11, or one of any type out of a file. QEMU takes numbers in C's forms.
+func carriesCredentials(value string) bool {
+	for part := range strings.SplitSeq(value, ",") {
+		name, text, _ := strings.Cut(part, "=")
+		if name == "file" {
+			return true
+		}
+		if n, err := strconv.ParseUint(text, 0, 64); name == "type" && err == nil && n == 11 {
+			return true
+		}
+	}
+	return false
 }
 
 // optionName strips the one or two dashes that QEMU takes.

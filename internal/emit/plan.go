@@ -8,8 +8,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
-	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -21,7 +22,7 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	vm := p.VM
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	row := func(name, value, from string) {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", name, value, origin(p, from))
+		fmt.Fprintf(t, "%s\t%s\t%s\n", name, visible(value), origin(p, from))
 	}
 	row("VM", vm.Name, "")
 	row("Hypervisor", hypervisor(vm), first(p, "HypervisorPath", "Hypervisor"))
@@ -50,7 +51,7 @@ func Plan(w io.Writer, p *plan.Plan) error {
 		b.WriteString("\nCredentials\n")
 		t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 		for _, c := range vm.Credentials {
-			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), source(c), origin(p, c.From))
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), visible(source(c)), origin(p, c.From))
 		}
 		t.Flush()
 	}
@@ -81,7 +82,7 @@ func origin(p *plan.Plan, from string) string {
 	if !ok {
 		return "default"
 	}
-	return o.String()
+	return visible(o.String())
 }
 
 // first returns the first of the assignments that was made, or the last name.
@@ -212,19 +213,37 @@ func words(part plan.Part) string {
 	return "<" + string(part.Ask) + ">"
 }
 
+// quote writes a word as a shell takes it; one with control characters in the
+// form $'…', which most shells have.
 func quote(w string) string {
 	if w != "" && strings.Trim(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=,@%+-") == "" {
 		return w
 	}
+	if strings.ContainsFunc(w, disturbs) {
+		return "$'" + visible(strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(w)) + "'"
+	}
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
-// Problems writes a list, one line each.
-func Problems(w io.Writer, problems diag.List) error {
-	for _, p := range problems {
-		if _, err := fmt.Fprintln(w, p.Error()); err != nil {
-			return err
+// visible writes what a terminal would obey instead of show as \xNN or \uNNNN.
+func visible(s string) string {
+	if !strings.ContainsFunc(s, disturbs) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case !disturbs(r):
+			b.WriteRune(r)
+		case r < utf8.RuneSelf:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
 		}
 	}
-	return nil
+	return b.String()
 }
+
+// disturbs reports whether a character changes how a terminal shows the others:
+// control characters, and those that turn the direction of writing.
+func disturbs(r rune) bool { return unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Bidi_Control, r) }

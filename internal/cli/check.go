@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
 )
 
@@ -33,19 +35,17 @@ func checkCommand(s Streams) *cobra.Command {
 			"Nothing is started and nothing is written. Credentials are read, except from sockets and FIFOs, to see whether they fit their channel, and forgotten.\n\n" +
 			"Exit codes: 0 where no VM has an error, else 2. Warnings and notes do not count.",
 		Example:           "  ampoule check /etc/ampoule/*.microvm\n  ampoule check web --json",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              argumentsOf("check takes one or more of NAME and FILE", 1, -1),
 		ValidArgsFunction: completeVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := sel.verify(cmd, args...); err != nil {
+				return err
+			}
 			results := make([]checked, 0, len(args))
 			code := 0
 			for _, argument := range args {
 				res := sel.load(argument)
-				c := checked{Argument: argument, VM: res.Source.Name, Problems: res.Problems}
-				if res.Plan != nil {
-					d := driver.Find(all.Drivers(), res.Plan.VM.Hypervisor)
-					c.Problems = append(c.Problems, run.Check(cmd.Context(), run.Options{Plan: res.Plan, Driver: d, Host: host.Local(), Getenv: os.Getenv})...)
-					c.Problems.Sort()
-				}
+				c := checked{Argument: argument, VM: res.Source.Name, Problems: judge(cmd.Context(), res)}
 				if c.Problems == nil {
 					c.Problems = diag.List{}
 				}
@@ -66,6 +66,18 @@ func checkCommand(s Streams) *cobra.Command {
 	sel.addFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	return cmd
+}
+
+// judge adds what this host has to say to the mistakes of the files. Where the
+// files have some, the rest of them is judged all the same.
+func judge(ctx context.Context, res pipeline.Result) diag.List {
+	problems := res.Problems
+	if res.Draft != nil {
+		d := driver.Find(all.Drivers(), res.Draft.VM.Hypervisor)
+		problems = append(problems, run.Check(ctx, run.Options{Plan: res.Draft, Driver: d, Host: host.Local(), Getenv: os.Getenv})...)
+		problems.Sort()
+	}
+	return problems
 }
 
 func printChecked(s Streams, results []checked, asJSON bool) error {

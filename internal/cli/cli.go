@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -61,7 +62,12 @@ func New(s Streams) *cobra.Command {
 		Version:           version.Version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		// Without a subcommand: the help, and an error.
-		Args: cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help()
 			return errors.New("a command is missing")
@@ -72,7 +78,35 @@ func New(s Streams) *cobra.Command {
 	root.SetErr(s.Err)
 	root.SetVersionTemplate("ampoule {{.Version}}\n")
 	root.AddCommand(runCommand(s), bootCommand(s), planCommand(s), checkCommand(s))
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return unknownCommand(cmd.Root(), strings.Join(args, " "))
+			}
+			topic.InitDefaultHelpFlag()
+			return topic.Help()
+		},
+	})
 	return root
+}
+
+func unknownCommand(root *cobra.Command, name string) error {
+	var names []string
+	for _, c := range root.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	if near := diag.Nearest(name, names); near != "" {
+		return fmt.Errorf("unknown command %q; did you mean %s?", name, near)
+	}
+	return fmt.Errorf("unknown command %q; accepted: %s", name, strings.Join(names, ", "))
 }
 
 // selection are the flags by which a command finds its VM.
@@ -95,6 +129,32 @@ func (sel *selection) addFlags(cmd *cobra.Command) {
 		}
 		return out, cobra.ShellCompDirectiveNoSpace
 	})
+}
+
+// verify refuses flags that would be without effect.
+func (sel *selection) verify(cmd *cobra.Command, args ...string) error {
+	if !cmd.Flags().Changed("root") {
+		return nil
+	}
+	if sel.root == "" {
+		return errors.New("--root is empty")
+	}
+	for _, argument := range args {
+		if source.IsFile(argument) {
+			return fmt.Errorf("--root goes with a NAME; %s is a FILE, which stands for itself", argument)
+		}
+	}
+	return nil
+}
+
+// argumentsOf demands a number of arguments; most < 0 sets no limit.
+func argumentsOf(what string, least, most int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < least || most >= 0 && len(args) > most {
+			return errors.New(what)
+		}
+		return nil
+	}
 }
 
 func (sel *selection) load(argument string) pipeline.Result {

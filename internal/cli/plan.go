@@ -17,9 +17,12 @@ func planCommand(s Streams) *cobra.Command {
 			"The plan depends on the files, the architecture and Ampoule's version alone; no file that it names is opened, and no secret is in it.\n\n" +
 			"With --json it is the canonical form, one line, the same bytes for the same files; ampoule run --plan takes it.",
 		Example:           "  ampoule plan web\n  ampoule plan ./web.microvm --json",
-		Args:              cobra.ExactArgs(1),
+		Args:              argumentsOf("plan takes one NAME or FILE", 1, 1),
 		ValidArgsFunction: completeVM,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := sel.verify(cmd, args...); err != nil {
+				return err
+			}
 			res := sel.load(args[0])
 			printProblems(s, res.Problems)
 			if res.Plan == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,8 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/run"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
+
+const runTakes = "run takes either one NAME or FILE, or --plan"
 
 const exitCodes = `Exit codes:
   0    the guest powered off
@@ -38,19 +41,25 @@ func runCommand(s Streams) *cobra.Command {
 			"(TimeoutStopSec= in [Service], 60 seconds by default) is killed. A reboot of the guest keeps plan and credentials.\n\n" +
 			"Credentials come from $CREDENTIALS_DIRECTORY where it is set, and else from the sources that the file names.\n\n" + exitCodes,
 		Example:           "  ampoule run ./web.microvm\n  ampoule run web --set Memory=2G\n  ampoule plan web --json | ampoule run --plan -",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              argumentsOf(runTakes, 0, 1),
 		ValidArgsFunction: completeVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (len(args) == 1) == (planFile != "") {
-				return errors.New("run takes either a NAME or FILE, or --plan")
-			}
-			if planFile != "" && (sel.root != "" || len(sel.set) > 0) {
+			given := cmd.Flags().Changed
+			switch {
+			case (len(args) == 1) == given("plan"):
+				return errors.New(runTakes)
+			case given("plan") && (given("root") || given("set")):
 				return errors.New("--plan stands for the whole VM; --set and --root cannot change it")
-			}
-			if planFile == "" && digest != "" {
+			case given("digest") && !given("plan"):
 				return errors.New("--digest goes with --plan")
+			case given("digest") && digest == "":
+				// A variable that was not set must not switch the check off.
+				return errors.New("--digest is empty")
 			}
-			p, err := getPlan(s, &sel, args, planFile, digest)
+			if err := sel.verify(cmd, args...); err != nil {
+				return err
+			}
+			p, err := getPlan(cmd.Context(), s, &sel, args, planFile, digest)
 			if err != nil {
 				return err
 			}
@@ -69,7 +78,7 @@ func bootCommand(s Streams) *cobra.Command {
 		Short: "Carry out the plan in $AMPOULE_PLAN, from within a Runner=",
 		Long: "Carries out the plan that ampoule run handed to the program named by Runner=, with the credentials in $CREDENTIALS_DIRECTORY. " +
 			"The program runs it, or executes it as its last step.\n\n" + exitCodes,
-		Args: cobra.NoArgs,
+		Args: argumentsOf("boot takes no arguments", 0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			file := os.Getenv(run.PlanVariable)
 			if file == "" || os.Getenv(run.ControlVariable) == "" {
@@ -85,17 +94,20 @@ func bootCommand(s Streams) *cobra.Command {
 }
 
 // getPlan resolves NAME or FILE now, or reads a plan that was made before.
-func getPlan(s Streams, sel *selection, args []string, planFile, digest string) (*plan.Plan, error) {
-	if planFile != "" {
+func getPlan(ctx context.Context, s Streams, sel *selection, args []string, planFile, digest string) (*plan.Plan, error) {
+	if len(args) == 0 {
 		return readPlan(s, planFile, digest)
 	}
 	res := sel.load(args[0])
+	if res.Plan == nil {
+		// What a check would note of a VM that is fine is no news here.
+		printProblems(s, slices.DeleteFunc(judge(ctx, res), func(p diag.Problem) bool { return p.Severity == diag.Note }))
+		fmt.Fprintf(s.Err, "ampoule: %s: nothing was started\n", args[0])
+		return nil, exitError(run.ExitBadInput)
+	}
 	res.Problems = append(res.Problems, byHand(res.VM)...)
 	res.Problems.Sort()
 	printProblems(s, res.Problems)
-	if res.Plan == nil {
-		return nil, exitError(run.ExitBadInput)
-	}
 	return res.Plan, nil
 }
 

@@ -237,7 +237,7 @@ func (p *Plan) JSON() []byte { return canonical(p) }
 // contents.
 func Parse(data []byte) (*Plan, error) {
 	if len(data) > MaxBytes {
-		return nil, fmt.Errorf("the plan has %d bytes, more than %d", len(data), MaxBytes)
+		return nil, fmt.Errorf("the plan has more than %d bytes", MaxBytes)
 	}
 	var head struct {
 		Schema *int `json:"schema"`

@@ -2,12 +2,25 @@
 // the files of a VM and the whole of what the commands must say to them. No
 // case boots a VM. After a wanted change, go test ./test/script -update
 // rewrites the expectations, and the diff is there to be read.
+//
+// Beside testscript's own commands there are
+//
+//	exits CODE PROGRAM ARG…   run a program that must end with this exit code
+//	images FILE…              write files that begin like what their name says
+//	socket FILE               leave an AF_UNIX stream socket that nobody serves
+//	nobody ARG…               ampoule as a user with no rights
+//	reseal PLAN PATH=JSON…    change a plan and make its digests fit, to stdout
 package script
 
 import (
+	"errors"
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -19,45 +32,99 @@ var update = flag.Bool("update", false, "rewrite the expectations")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"ampoule": func() {
-			os.Exit(cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+		"ampoule": func() { os.Exit(ampoule()) },
+		"images":  func() { os.Exit(report(images(os.Args[1:]))) },
+		"socket":  func() { os.Exit(report(socket(os.Args[1]))) },
+		"reseal":  func() { os.Exit(report(reseal(os.Args[1], os.Args[2:]))) },
+		"nobody": func() {
+			if err := dropRights(); err != nil {
+				os.Exit(report(err))
+			}
+			os.Exit(ampoule())
 		},
-		"mkkernel": func() { os.Exit(makeImages(os.Args[1:])) },
 	})
 }
 
-// makeImages writes files that begin like what they stand for: no case boots
-// them, and check looks at how they begin.
-func makeImages(names []string) int {
-	for _, name := range names {
-		data := make([]byte, 0x400)
-		switch filepath.Ext(name) {
-		case ".cpio":
-			copy(data, "070701")
-		case ".qcow2":
-			copy(data, "QFI\xfb")
-		default:
-			data[0x1FE], data[0x1FF] = 0x55, 0xAA
-			copy(data[0x202:], "HdrS")
-		}
-		if err := os.WriteFile(name, data, 0o600); err != nil {
-			return 1
-		}
+func ampoule() int {
+	return cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+}
+
+func report(err error) int {
+	if err == nil {
+		return 0
 	}
-	return 0
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 func TestScripts(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the cases show plans for x86-64")
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: *update,
-		Setup: func(env *testscript.Env) error {
-			// Nothing of the caller's surroundings decides a case.
-			for _, name := range []string{"CREDENTIALS_DIRECTORY", "INVOCATION_ID", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET"} {
-				env.Setenv(name, "")
+		Setup:         setup,
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Condition: func(condition string) (bool, error) {
+			if condition == "root" {
+				return os.Geteuid() == 0, nil
 			}
-			env.Setenv("XDG_RUNTIME_DIR", env.WorkDir)
-			return nil
+			return false, fmt.Errorf("unknown condition %q", condition)
 		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
 	})
+}
+
+// setup makes a case independent of the caller's surroundings: its variables,
+// its directories, and whether it has a hypervisor.
+func setup(env *testscript.Env) error {
+	for _, name := range []string{"CREDENTIALS_DIRECTORY", "INVOCATION_ID", "NOTIFY_SOCKET", "AMPOULE_PLAN", "AMPOULE_CONTROL"} {
+		env.Setenv(name, "")
+	}
+	// Relative, so that messages about it are the same everywhere.
+	env.Setenv("STATE_DIRECTORY", "state")
+	env.Setenv("RUNTIME_DIRECTORY", "runtime")
+	program, err := exec.LookPath("ampoule")
+	if err != nil {
+		return err
+	}
+	// For cases in which $PATH does not lead to it.
+	env.Setenv("AMPOULE", program)
+	bin := filepath.Join(env.WorkDir, ".bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(bin, "qemu-system-x86_64"), []byte(hypervisor), 0o755); err != nil {
+		return err
+	}
+	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
+	// The user that nobody becomes has to get here.
+	return os.Chmod(env.WorkDir, 0o755)
+}
+
+// hypervisor is asked for its version and nothing else.
+const hypervisor = `#!/bin/sh
+[ "$*" = --version ] || exit 1
+echo 'QEMU emulator version 7.2.0'
+`
+
+// exits runs a program and compares its exit code; cmp then sees what it wrote.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	err = ts.Exec(args[1], args[2:]...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
 }

@@ -1,0 +1,123 @@
+package script
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/ampoule-vm/ampoule/internal/plan"
+)
+
+// images writes files that begin like what they stand for: no case boots them,
+// and check looks at how they begin.
+func images(names []string) error {
+	for _, name := range names {
+		data := make([]byte, 0x400)
+		switch filepath.Ext(name) {
+		case ".cpio":
+			copy(data, "070701")
+		case ".gz":
+			copy(data, "\x1f\x8b")
+		case ".qcow2":
+			copy(data, "QFI\xfb")
+		case ".elf":
+			copy(data, "\x7fELF\x02\x01\x01")
+		case ".raw", ".zero":
+		default:
+			data[0x1FE], data[0x1FF] = 0x55, 0xAA
+			copy(data[0x202:], "HdrS")
+		}
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// socket leaves a socket behind that nobody listens on any more.
+func socket(name string) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	return l.Close()
+}
+
+// nobodyID is the user that owns nothing.
+const nobodyID = 65534
+
+// dropRights gives up root's for good. A caller without them has none to give
+// up, but another uid; the cases know only this one.
+func dropRights() error {
+	if err := syscall.Setgroups(nil); err != nil {
+		return err
+	}
+	if err := syscall.Setgid(nobodyID); err != nil {
+		return err
+	}
+	return syscall.Setuid(nobodyID)
+}
+
+// reseal prints a plan with some of its values replaced. A path is that of the
+// JSON, with numbers for the elements of lists: vm.channels.0.each=[].
+func reseal(file string, changes []string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var tree any
+	if err := json.Unmarshal(data, &tree); err != nil {
+		return err
+	}
+	for _, change := range changes {
+		path, text, _ := strings.Cut(change, "=")
+		var value any
+		if err := json.Unmarshal([]byte(text), &value); err != nil {
+			return fmt.Errorf("%s: %w", change, err)
+		}
+		if err := set(tree, strings.Split(path, "."), value); err != nil {
+			return fmt.Errorf("%s: %w", change, err)
+		}
+	}
+	changed, err := json.Marshal(tree)
+	if err != nil {
+		return err
+	}
+	var p plan.Plan
+	if err := json.Unmarshal(changed, &p); err != nil {
+		return err
+	}
+	p.Seal()
+	_, err = os.Stdout.Write(append(p.JSON(), '\n'))
+	return err
+}
+
+// set replaces what a path leads to, which must be there.
+func set(tree any, path []string, value any) error {
+	for i, name := range path {
+		last := i == len(path)-1
+		switch node := tree.(type) {
+		case map[string]any:
+			if tree = node[name]; last {
+				node[name] = value
+			}
+		case []any:
+			n, err := strconv.Atoi(name)
+			if err != nil || n < 0 || n >= len(node) {
+				return fmt.Errorf("there is no element %s", name)
+			}
+			if tree = node[n]; last {
+				node[n] = value
+			}
+		default:
+			return fmt.Errorf("%s leads nowhere", name)
+		}
+	}
+	return nil
+}

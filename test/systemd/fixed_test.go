@@ -66,6 +66,16 @@ func fixed() []string {
 		"[ Unit]", "[unit]", "[Unit]=x", "[Unit]=[x]", "]", "Unit]", "[Install]", "[Größe]", "[Mount]"} {
 		files = append(files, service+header+"\nDescription=a\nKq=1\nkq\n=\n[Unit]\nKq=2\n")
 	}
+	for _, e := range []string{`\a`, `\b`, `\f`, `\n`, `\r`, `\t`, `\v`, `\s`, `\\`, `\"`, `\'`, `\x01`, `\x7f`, `\xC3\xb6`, `\001`, `\177`, `\303\266`,
+		`\u0001`, `\u00f6`, `\u20ac`, `\ufeff`, `\ufffd`, `\U00000001`, `\U0001f600`, `\U0010fffd`,
+		`\x00`, `\000`, `\u0000`, `\U00000000`, `\U0000d800`, `\U0000fdd0`, `\U0000ffff`, `\U0010ffff`, `\U00110000`, `\Uffffffff`, `\400`, `\777`,
+		`\0`, `\01`, `\018`, `\8`, `\x`, `\x4`, `\x4g`, `\xg4`, `\u004`, `\u004g`, `\U0000004`, `\U0000004g`, `\q`, `\N`, `\X41`, `\é`, `\$`, `\;`, `\#`, `\e`} {
+		files = append(files, service+"Environment=A=1"+e+" B=2\nSetCredential=a:1"+e+"\nExecStart=/y a"+e+" '"+e+"' \""+e+"\" b\n")
+	}
+	// What is not UTF-8, D-Bus carries as bytes only.
+	for _, e := range []string{`\xff`, `\xC3`, `\377`, `\ud800`, `\udfff`, `\ufdd0`, `\uffff`} {
+		files = append(files, service+"Environment=A=1"+e+" B=2\nSetCredential=a:1"+e+"\n")
+	}
 	return append(files, written()...)
 }
 

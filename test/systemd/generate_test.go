@@ -17,7 +17,9 @@ func generate(seed uint64) string {
 
 type generator struct {
 	*rand.Rand
-	end string // the usual line end of the file
+	end     string // the usual line end of the file
+	section string // the last header's
+	dirty   bool   // the value being written may be one that systemd refuses
 }
 
 func (g *generator) oneIn(n int) bool { return g.IntN(n) == 0 }
@@ -63,6 +65,7 @@ func (g *generator) blanks() string { return strings.Repeat(g.pick(" ", " ", "\t
 func (g *generator) header() string {
 	name := g.pick("Unit", "Unit", "Unit", "Service", "Service", "Service", "Service", "Install",
 		"X-Ours", "Foo", "unit", " Unit", "Unit ", "", "[Unit]", "Größe", "a=b", "X", "x-ours", "Unit;", "Soc ket")
+	g.section = name
 	if g.oneIn(60) { // fatal
 		return g.pick("[Unit", "[Unit] # c", "["+name+"\"]", "[a'b]", "[a\\b]", "[a\tb]", "[\x01]", "[\x7f]", "[", "[Unit]=x") + g.lineEnd()
 	}
@@ -97,26 +100,33 @@ func (g *generator) noise() string {
 // assignment carries its value in a setting that can be read back, or has a
 // key that systemd will name in its log.
 func (g *generator) assignment() string {
+	// Most settings stand where they belong, or there would be little to read
+	// back.
+	section := g.section
+	if section != "Unit" && section != "Service" || g.oneIn(8) {
+		section = g.pick("Unit", "Service", "Service")
+	}
+	g.dirty = g.oneIn(3)
 	var key, value string
-	switch g.IntN(13) {
-	case 0, 1:
-		key, value = "Description", g.text()
-	case 2:
-		key, value = "SyslogIdentifier", g.text()
-	case 3:
-		key, value = "ConditionHost", g.pick("", "|", "!", "|!", "| !  ")+g.text()
-	case 4, 5:
-		key, value = "Environment", g.environment()
-	case 6, 7:
-		key, value = "SetCredential", fmt.Sprintf("c%d:%s", g.IntN(3), g.credential())
-	case 8, 9:
-		key, value = g.pick("ExecStart", "ExecStartPre", "ExecStop"), g.command()
-	case 10:
-		key, value = g.pick("Description", "SyslogIdentifier", "ConditionHost", "Environment", "SetCredential", "ExecStart"), ""
-	default:
-		key = g.pick("Kq", "X-Kq", "kq-1", "K q", "Kq.", "ö", "#x"[1:], "Kq#", "Kq;", "description", "environment", "Kq[", "Kq]", "Kq\\", "\"Kq\"", "Kq\v", "K\tq") +
+	switch n := g.IntN(12); {
+	case n < 2:
+		key = g.pick("Kq", "X-Kq", "kq-1", "K q", "Kq.", "ö", "x", "Kq#", "Kq;", "description", "environment", "Kq[", "Kq]", "Kq\\", "\"Kq\"", "Kq\v", "K\tq") +
 			g.pick("", fmt.Sprint(g.IntN(100)))
 		value = g.text()
+	case n == 2:
+		key = g.pick("Description", "SyslogIdentifier", "ConditionHost", "Environment", "SetCredential", "ExecStart") // emptied
+	case section == "Unit" && n < 7:
+		key, value = "Description", g.text()
+	case section == "Unit":
+		key, value = "ConditionHost", g.pick("", "|", "!", "|!", "| !  ")+g.text()
+	case n < 6:
+		key, value = "Environment", g.environment()
+	case n < 8:
+		key, value = "SetCredential", fmt.Sprintf("c%d:%s", g.IntN(3), g.credential())
+	case n < 11:
+		key, value = g.pick("ExecStart", "ExecStartPre", "ExecStop"), g.command()
+	default:
+		key, value = "SyslogIdentifier", g.text()
 	}
 	// One bad byte ends the file, and a continuation changes what is seen of
 	// the rest.
@@ -124,12 +134,15 @@ func (g *generator) assignment() string {
 		value += g.pick("\xff", "\xc3", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc0\xaf", "\uFDD0", "\uFFFE", "\U0001FFFF")
 	}
 	value = g.breakUp(value)
-	return g.blanks() + key + g.blanks() + "=" + g.blanks() + value + g.pick("", "", "", " ", "\t", "\\ ", " # c", "\\\\") + g.lineEnd()
+	if g.dirty {
+		value += g.pick("", "\\ ", " # c", "\\\\", "\\", "\\\\\\")
+	}
+	return g.blanks() + key + g.blanks() + "=" + g.blanks() + value + g.pick("", "", "", " ", "\t") + g.lineEnd()
 }
 
 // breakUp puts continuations into a value.
 func (g *generator) breakUp(value string) string {
-	if !g.oneIn(3) {
+	if !g.oneIn(4) {
 		return value
 	}
 	var b strings.Builder
@@ -176,7 +189,7 @@ func (g *generator) escape(bytes bool) string {
 	if bytes && g.oneIn(2) {
 		return g.pick(`\xff`, `\x00`, `\000`, `\377`, `\u0000`, `\U00000000`, `\ud800`, `\uFFFF`, `\xC3\xb6`)
 	}
-	if g.oneIn(8) {
+	if g.dirty && g.oneIn(4) {
 		return g.pick(`\q`, `\x4`, `\xg0`, `\400`, `\18`, `\8`, `\u123`, `\U0000d800`, `\U00110000`, `\U0000ffff`, `\ `, `\é`, `\$`, `\;`)
 	}
 	return g.pick(`\a`, `\b`, `\f`, `\n`, `\r`, `\t`, `\v`, `\\`, `\"`, `\'`, `\s`, `\x41`, `\x7E`, `\101`, `\u00f6`, `\U0001f600`, `\x20`, `\x3b`, `\x23`)
@@ -194,7 +207,7 @@ func (g *generator) quoted(bytes bool) string {
 		case 2:
 			b.WriteString(`'` + g.pick("a b", "", `say "x"`, " ; c", g.escape(bytes), `\'`) + `'`)
 		case 3:
-			if g.oneIn(6) {
+			if g.dirty && g.oneIn(6) {
 				b.WriteString(g.pick("'", `"`, `"x`, `'y z`))
 			}
 		default:
@@ -207,8 +220,12 @@ func (g *generator) quoted(bytes bool) string {
 func (g *generator) environment() string {
 	var words []string
 	for range 1 + g.IntN(4) {
-		assign := g.pick("A", "B", "C_1", "D") + "=" + g.quoted(false)
-		words = append(words, g.pick(assign, assign, assign, `"`+assign+`"`, "'"+assign+"'", g.quoted(false), "=x", "1A=x", "E"))
+		name := g.pick("A", "B", "C_1", "D") + "="
+		word := g.pick(name+g.quoted(false), name+g.quoted(false), `"`+name+"it's "+g.escape(false)+`"`, "'"+name+` "x" `+g.escape(false)+"'")
+		if g.dirty {
+			word = g.pick(word, g.quoted(false), `"`+word+`"`, "=x", "1A=x", "E")
+		}
+		words = append(words, word)
 	}
 	return strings.Join(words, g.pick(" ", "  ", "\t"))
 }
@@ -216,7 +233,10 @@ func (g *generator) environment() string {
 func (g *generator) credential() string {
 	var b strings.Builder
 	for range g.IntN(6) {
-		b.WriteString(g.pick(g.word(), g.escape(true), g.escape(true), " ", "x", ":"))
+		b.WriteString(g.pick(g.escape(true), g.escape(true), g.escape(true), " ", "x", ":", `"`, "it's", " # c", "; ", "ö", "%%n", "$X"))
+		if g.dirty {
+			b.WriteString(g.word())
+		}
 	}
 	return b.String()
 }
@@ -225,8 +245,8 @@ func (g *generator) command() string {
 	words := []string{g.pick("/x", "/x", "/x/y", "-/x", "@/x argv0", "+/x", "!/x", "!!/x", ":/x", "-@:/x zero", `"/x y"`, `/x\x20y`, "x", `/\x41`)}
 	for range g.IntN(6) {
 		words = append(words, g.pick(g.quoted(false), g.quoted(false), ";", `\;`, `";"`, `;x`, "$A", "${A}", "$$"))
-		if words[len(words)-1] == ";" && g.oneIn(2) {
-			words = append(words, g.pick("/z", "-/z", `"/z"`, ";"))
+		if words[len(words)-1] == ";" && !(g.dirty && g.oneIn(2)) {
+			words = append(words, g.pick("/z", "-/z", `"/z"`, `/z\x3b`, "; /z"))
 		}
 	}
 	return strings.Join(words, g.pick(" ", " ", "  ", "\t"))

@@ -20,7 +20,8 @@ deps: ## install what demo and tests need (Debian, root)
 check: ## format, vet, lint, generated files (no VM)
 	@test -z "$$(gofmt -l cmd internal test)" || { gofmt -l cmd internal test; echo 'run gofmt -w on these files' >&2; exit 1; }
 	$(GO) vet ./...
-	$(GO) -C tools tool golangci-lint run --config $(CURDIR)/.golangci.yml --path-mode=abs $(CURDIR)/...
+	$(GO) -C tools build -o $(AMPOULE_CACHE)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	$(AMPOULE_CACHE)/golangci-lint run ./...
 	$(MAKE) --no-print-directory gen GEN=--check
 
 gen: ## write man pages, completions and the key reference

@@ -24,8 +24,9 @@ type Report struct {
 	// an unprivileged user got through LoadCredential=, both sorted by name.
 	Credentials, Loaded []Item
 	// Info holds facts by name: cmdline, kernel, systemd, cpus, memory-kib,
-	// machine-id, hostname, virtualization, clocksource, power-button
-	// (ready, absent, or deaf where logind never opened it), load-result, uptime.
+	// machine-id, hostname, clocksource, power-button (ready, absent, or deaf
+	// where logind never opened it), load-result (success, failed), uptime in
+	// seconds.
 	Info map[string]string
 	// Disks are the virtio disks, in the kernel's order.
 	Disks []Disk
@@ -73,7 +74,25 @@ func ParseReport(lines []string) (Report, error) {
 // whose copies are all damaged, or says that there is no report.
 func ParseReports(lines []string) ([]Report, error) {
 	var reports []Report
-	var damage error
+	for _, boot := range readBoots(lines) {
+		report, err := boot.report()
+		if err != nil {
+			return nil, err
+		}
+		reports = append(reports, report)
+	}
+	if len(reports) == 0 {
+		return nil, errors.New("the console holds no report")
+	}
+	return reports, nil
+}
+
+// copies are what one boot printed: the same block, once or twice.
+type copies []*block
+
+// readBoots collects the blocks of a console, those without an end included.
+func readBoots(lines []string) []copies {
+	var boots []copies
 	var open *block
 	for _, line := range lines {
 		text, ok := reportText(line)
@@ -83,30 +102,19 @@ func ParseReports(lines []string) ([]Report, error) {
 		word, rest, _ := strings.Cut(text, " ")
 		switch word {
 		case "begin":
-			// A second begin without an end is a copy that lost its end.
-			if open != nil {
-				damage = fmt.Errorf("boot %s, copy %s: no end", open.boot, open.copy)
-			}
 			open = &block{}
 			open.boot, open.copy, _ = strings.Cut(rest, " ")
-			if open.copy == "1" && damage != nil {
-				return nil, damage
+			// A second copy belongs to the first, unless that lost its begin.
+			last := len(boots) - 1
+			if open.copy == "2" && last >= 0 && len(boots[last]) == 1 && boots[last][0].copy == "1" {
+				boots[last] = append(boots[last], open)
+			} else {
+				boots = append(boots, copies{open})
 			}
 		case "end":
-			if open == nil {
-				continue
-			}
-			copyNumber := open.copy
-			report, err := open.close(rest)
-			open = nil
-			switch {
-			case err == nil && copyNumber == "2" && damage == nil && len(reports) > 0:
-				// The first copy was intact and has been taken.
-			case err == nil:
-				damage = nil
-				reports = append(reports, report)
-			case copyNumber == "1":
-				damage = err
+			if open != nil {
+				open.end = rest
+				open = nil
 			}
 		case "action", "orderly-stop", "error":
 		default:
@@ -115,13 +123,20 @@ func ParseReports(lines []string) ([]Report, error) {
 			}
 		}
 	}
-	if damage != nil {
-		return nil, damage
+	return boots
+}
+
+// report returns the first intact copy, or why there is none.
+func (c copies) report() (Report, error) {
+	var problems []error
+	for _, block := range c {
+		report, err := block.report()
+		if err == nil {
+			return report, nil
+		}
+		problems = append(problems, err)
 	}
-	if len(reports) == 0 {
-		return nil, errors.New("the console holds no report")
-	}
-	return reports, nil
+	return Report{}, errors.Join(problems...)
 }
 
 // OrderlyStop reports whether the guest ran its ExecStop= lines, which only a
@@ -142,17 +157,22 @@ func reportText(line string) (string, bool) {
 	return strings.TrimRight(line[i+len(prefix):], "\r\n"), true
 }
 
-// block is a copy of a report that is being read.
+// block is one copy of a report as it was printed.
 type block struct {
 	boot, copy string
 	lines      []string
+	// end is the text of the end line; empty where it did not arrive.
+	end string
 }
 
-// close checks a copy against its end line and reads it.
-func (b *block) close(end string) (Report, error) {
-	fields := strings.Fields(end)
+// report checks a copy against its end line and reads it.
+func (b *block) report() (Report, error) {
+	if b.end == "" {
+		return Report{}, fmt.Errorf("boot %s, copy %s: has no end", b.boot, b.copy)
+	}
+	fields := strings.Fields(b.end)
 	if len(fields) != 4 || fields[0] != b.boot || fields[1] != b.copy {
-		return Report{}, fmt.Errorf("boot %s, copy %s: ends as %q", b.boot, b.copy, end)
+		return Report{}, fmt.Errorf("boot %s, copy %s: ends as %q", b.boot, b.copy, b.end)
 	}
 	var text bytes.Buffer
 	for _, line := range b.lines {

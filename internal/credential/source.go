@@ -52,7 +52,7 @@ func openSourceAt(dir int, name, path string, flags int) (*source, error) {
 func retry(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}
@@ -181,7 +181,7 @@ func (s *source) readSocket(ctx context.Context, limit int, unit, id string) (*s
 func connect(ctx context.Context, fd int, path string) error {
 	for {
 		_, err := retry(func() (int, error) { return 0, unix.Connect(fd, &unix.SockaddrUnix{Name: path}) })
-		if err != unix.EAGAIN {
+		if !errors.Is(err, unix.EAGAIN) {
 			return err
 		}
 		select {

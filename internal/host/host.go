@@ -5,6 +5,7 @@ package host
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -97,7 +98,7 @@ func (h Host) Memory() (int64, error) {
 	return 0, fmt.Errorf("reading %s: no line MemTotal", h.MemInfo)
 }
 
-// Swaps reports whether the machine has swap space in use by the kernel.
+// HasSwap reports whether the machine has swap space in use by the kernel.
 func (h Host) HasSwap() bool {
 	data, err := os.ReadFile(h.Swaps)
 	return err == nil && strings.Count(string(data), "\n") > 1
@@ -143,7 +144,8 @@ func reason(err error) error {
 	case os.IsPermission(err):
 		return fmt.Errorf("permission denied for uid %d", os.Geteuid())
 	}
-	if pe, ok := err.(*os.PathError); ok {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
 		return pe.Err
 	}
 	return err
@@ -182,7 +184,7 @@ func open(path string, flags int, blockAllowed bool) (*os.File, os.FileInfo, err
 func head(f *os.File, n int) ([]byte, error) {
 	buf := make([]byte, n)
 	got, err := io.ReadFull(f, buf)
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = nil
 	}
 	return buf[:got], err

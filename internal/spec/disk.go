@@ -116,6 +116,8 @@ func (d *Disk) option(name, value string, hasValue bool) error {
 			return fmt.Errorf("a disk has at least 1M, in whole sectors of 512 bytes")
 		}
 		d.Size = n
+	case name == "":
+		return fmt.Errorf("an option is empty")
 	default:
 		return fmt.Errorf("unknown option %q", name)
 	}

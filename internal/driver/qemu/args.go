@@ -43,13 +43,15 @@ func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
 		if !isOption {
 			continue
 		}
-		value := ""
+		// Only the option is shown: what follows it may be a password.
+		at, value := w.From, ""
+		at.Shown = w.Text
 		if i+1 < len(vm.HypervisorArgs) {
 			value = vm.HypervisorArgs[i+1].Text
+			if vm.HypervisorArgs[i+1].From.ID == w.From.ID {
+				at.Shown += " " + diag.Elided
+			}
 		}
-		// Only the option is shown: what follows it may be a password.
-		at := w.From
-		at.Shown = w.Text + " " + diag.Elided
 		for _, c := range claims() {
 			for claimed := range strings.FieldsSeq(c.options) {
 				if option == claimed {

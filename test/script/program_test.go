@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ampoule-vm/ampoule/internal/plan"
 )
 
@@ -61,7 +63,12 @@ func dropRights() error {
 	if err := syscall.Setgid(nobodyID); err != nil {
 		return err
 	}
-	return syscall.Setuid(nobodyID)
+	if err := syscall.Setuid(nobodyID); err != nil {
+		return err
+	}
+	// A process that changed its user may not look at itself in /proc; one that
+	// was started as that user may.
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
 }
 
 // reseal prints a plan with some of its values replaced. A path is that of the

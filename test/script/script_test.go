@@ -13,9 +13,11 @@
 package script
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,8 +47,39 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// ampoule is the program itself. In what it writes, the directory of the case
+// reads $WORK, so that it is the same in every run.
 func ampoule() int {
-	return cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	stdout, closeOut := shortened(os.Stdout)
+	stderr, closeErr := shortened(os.Stderr)
+	code := cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: stdout, Err: stderr})
+	closeOut()
+	closeErr()
+	return code
+}
+
+// shortened returns a file whose contents reach out when it is closed.
+func shortened(out *os.File) (in *os.File, close func()) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		panic(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer func() { done <- struct{}{} }()
+		text, err := io.ReadAll(r)
+		if err != nil {
+			panic(err)
+		}
+		if work := os.Getenv("WORK"); work != "" {
+			text = bytes.ReplaceAll(text, []byte(work), []byte("$WORK"))
+		}
+		_, _ = out.Write(text)
+	}()
+	return w, func() {
+		w.Close()
+		<-done
+	}
 }
 
 func report(err error) int {
@@ -101,7 +134,7 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 	// The user that nobody becomes has to get here.
-	return os.Chmod(env.WorkDir, 0o755)
+	return errors.Join(os.Chmod(env.WorkDir, 0o755), os.Chmod(filepath.Dir(env.WorkDir), 0o711))
 }
 
 // hypervisor is asked for its version and nothing else.

@@ -57,7 +57,7 @@ func TestParseDisk(t *testing.T) {
 		":ro":                                  "path is empty",
 		"/":                                    "a directory",
 		"../x":                                 "..",
-		"/a:":                                  `unknown option ""`,
+		"/a:":                                  "an option is empty",
 		"/a:rw":                                `unknown option "rw"`,
 		"/a:ro,ro":                             "stands twice",
 		"/a:raw,qcow2":                         "stands twice",

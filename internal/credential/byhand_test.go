@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/diag"
 )
 
 // one runs an assignment by itself.
@@ -199,6 +200,37 @@ func TestPassByHand(t *testing.T) {
 		[]string{"vm:2: Credential=g:host: credential g is there already, from vm:1; keep one of the two"})
 }
 
+// A name in the guest that is not the host's goes for all files of a directory.
+func TestGuestNames(t *testing.T) {
+	w := newWorld(t).file("d/a", "1").file("key", "2")
+	reqs := w.requests("vm", "LoadCredential=k:DIR/d", "LoadCredential=l:DIR/key")
+	reqs[0].Guest, reqs[1].Guest = "other", strings.Repeat("x", 255)
+	creds, list := Gather(context.Background(), reqs, w.env)
+	defer Wipe(creds)
+	if len(list) != 0 || len(creds) != 2 || creds[0].Guest != "other_a" || creds[0].Host != "k_a" || creds[1].Guest != reqs[1].Guest || creds[1].Shown != "l:"+w.path("key") {
+		t.Errorf("%+v, %v", creds, list)
+	}
+	reqs[0].Guest = strings.Repeat("y", 254)
+	_, list = Gather(context.Background(), reqs, w.env)
+	if len(list) != 1 || !strings.Contains(list[0].What, "in the guest: the name has 256 bytes") {
+		t.Errorf("%v", list)
+	}
+}
+
+func TestHostEnv(t *testing.T) {
+	env := HostEnv("microvm@x.service", "/run/c")
+	if env.Unit != "microvm@x.service" || env.Directory != "/run/c" || env.SystemDirectory != "/run/credentials/@system" {
+		t.Errorf("%+v", env)
+	}
+	// The order is systemd's.
+	if got, want := strings.Join(env.StoreDirs, " "), "/etc/credstore /run/credstore /usr/local/lib/credstore /usr/lib/credstore"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got, want := strings.Join(env.EncryptedStoreDirs, " "), "/run/credentials/@encrypted /etc/credstore.encrypted /run/credstore.encrypted /usr/local/lib/credstore.encrypted /usr/lib/credstore.encrypted"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // In [Service] the last assignment of an ID counts, as in systemd.
 func TestServiceAssignsTwice(t *testing.T) {
 	w := newWorld(t).file("one", "1").file("two", "2")
@@ -229,6 +261,11 @@ func TestRequestsThatCannotBe(t *testing.T) {
 	_, list := Gather(context.Background(), []Request{{Kind: "rubbish", ID: "a"}}, w.env)
 	if len(list) != 1 || !strings.Contains(list[0].What, `unknown kind of credential "rubbish"`) {
 		t.Errorf("%v", list)
+	}
+	huge := Request{Kind: Set, ID: "a", Value: make([]byte, rule.MaxSize+1), Origin: diag.Origin{File: "vm", Line: 1}, Key: "SetCredential", Shown: "a:…"}
+	_, list = Gather(context.Background(), []Request{huge}, w.env)
+	if want := "vm:1: SetCredential=a:…: plan is too large; at most 1048576 bytes are possible"; len(list) != 1 || list[0].Error() != want {
+		t.Errorf("%v, want %s", list, want)
 	}
 	if creds, list := Gather(context.Background(), nil, Env{}); len(creds) != 0 || len(list) != 0 {
 		t.Errorf("nothing gives %v, %v", creds, list)

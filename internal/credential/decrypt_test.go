@@ -14,6 +14,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/secret"
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
 // sealer encrypts with the real tool and a host key of its own.
@@ -25,9 +26,10 @@ type sealer struct {
 
 func newSealer(t *testing.T) sealer {
 	t.Helper()
+	need.All(t, need.Systemd)
 	program, err := exec.LookPath("systemd-creds")
 	if err != nil {
-		t.Skip("systemd-creds is not installed")
+		t.Fatal(err)
 	}
 	return sealer{t, program, []string{"SYSTEMD_CREDENTIAL_SECRET=" + filepath.Join(t.TempDir(), "host.secret")}}
 }
@@ -39,7 +41,7 @@ func (s sealer) seal(name, value string) string {
 	cmd.Stdin = strings.NewReader(value)
 	out, err := cmd.Output()
 	if err != nil {
-		s.t.Skipf("systemd-creds cannot encrypt here: %v", err)
+		s.t.Fatalf("encrypting: %v", err)
 	}
 	return string(out)
 }

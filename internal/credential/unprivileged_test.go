@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
 // nobody is the user that the tests below become.
@@ -21,9 +23,7 @@ func TestUnreadable(t *testing.T) {
 		unreadable(t, dir)
 		return
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to become somebody else")
-	}
+	need.All(t, need.Root)
 	dir, err := os.MkdirTemp("", "credential-test-")
 	if err != nil {
 		t.Fatal(err)

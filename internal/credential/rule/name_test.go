@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
 func TestName(t *testing.T) {
@@ -37,16 +39,13 @@ func TestName(t *testing.T) {
 
 // The names that are taken here are those that systemd takes.
 func TestNameAgreesWithSystemd(t *testing.T) {
-	program, err := exec.LookPath("systemd-creds")
-	if err != nil {
-		t.Skip("systemd-creds is not installed")
-	}
+	need.All(t, need.Systemd)
 	secret := filepath.Join(t.TempDir(), "host.secret")
 	for _, name := range []string{
 		"a", ".hidden", "...", "a b", "a=b", "*", "~", strings.Repeat("x", 255), "-x", "@system",
 		"..", ".", "a/b", "/a", "a:b", "a\nb", "a\x7f", "\x01", "ü", strings.Repeat("x", 256),
 	} {
-		cmd := exec.Command(program, "encrypt", "--with-key=host", "--name="+name, "-", "-")
+		cmd := exec.Command("systemd-creds", "encrypt", "--with-key=host", "--name="+name, "-", "-")
 		cmd.Env = []string{"SYSTEMD_CREDENTIAL_SECRET=" + secret}
 		cmd.Stdin = strings.NewReader("value")
 		out, err := cmd.CombinedOutput()

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
 // child starts a program that does nothing until the test ends.
@@ -424,9 +426,7 @@ func TestSkippedPlacesAreListed(t *testing.T) {
 		}
 		return
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to become somebody else")
-	}
+	need.All(t, need.Root)
 	child(t, func(*exec.Cmd) {})
 	self := filepath.Join(tmpfsDir(t), "test")
 	binary, err := os.ReadFile("/proc/self/exe")

@@ -39,7 +39,8 @@
 // reload and restart, which exit statuses are good, what follows a failure,
 // time-outs, conditions, dependencies and the words that describe the unit. It
 // is false too for resource control, which systemd writes to the cgroup of a
-// running service at daemon-reload, but see [Key.NeedsRestart].
+// running service at daemon-reload (seen with 252, 254 and 262): [Key.Cgroup].
+// Versions 256 and 257 do not (seen with 257): [Key.NeedsRestart] knows.
 package systemdkeys
 
 import (
@@ -50,9 +51,10 @@ import (
 // Kind is what repeated and empty assignments of a key do.
 type Kind int
 
-// The kinds. An empty assignment of a Scalar returns to systemd's default,
-// and one of a List clears it, unless [Key.KeepsOnEmpty] says otherwise. A
-// list of Dependencies can only grow.
+// The kinds. An empty assignment returns a Scalar to systemd's default, unless
+// [Key.KeepsOnEmpty] says otherwise, and clears a List; two lists then mean
+// something of their own: CapabilityBoundingSet= no capability at all,
+// Delegate= yes without controllers. A list of Dependencies can only grow.
 const (
 	Scalar       Kind = iota // the last assignment counts
 	List                     // assignments add up

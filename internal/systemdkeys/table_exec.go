@@ -137,7 +137,7 @@ var execKeys = [...]Key{
 	{Section: "Service", Name: "RootHash", Since: 246, Restart: true},
 	{Section: "Service", Name: "RootHashSignature", Since: 246, Restart: true},
 	{Section: "Service", Name: "RootImage", Since: 233, Restart: true},
-	{Section: "Service", Name: "RootImageOptions", Since: 247, Restart: true},
+	{Section: "Service", Name: "RootImageOptions", Since: 247, Kind: List, Restart: true},
 	{Section: "Service", Name: "RootImagePolicy", Since: 254, Restart: true},
 	{Section: "Service", Name: "RootMStack", Since: 260, Restart: true},
 	{Section: "Service", Name: "RootVerity", Since: 246, Restart: true},

@@ -114,18 +114,20 @@ var parsers = []struct {
 		exec_mount_apivfs exec_mount_flags exec_mount_propagation_flag exec_nice exec_oom_score_adjust exec_quota exec_root_hash exec_root_hash_sig
 		exec_secure_bits exec_selinux_context exec_smack_process_label exit_status image_policy kill_mode log_namespace
 		managed_oom_mem_pressure_duration_sec managed_oom_mem_pressure_limit managed_oom_mode memory_limit netclass numa_policy
-		personality pid_file protect_hostname reboot_parameter root_image_options sec_def_infinity service_timeout_abort
+		personality pid_file protect_hostname reboot_parameter sec_def_infinity service_timeout_abort
 		syscall_errno tasks_max tristate tty_size unit_cgroup unit_path_printf unit_string_printf user_group_compat
 		working_directory`},
 	// They add to what is there, and begin anew with an empty value. A few
 	// take a boolean or an inverted list too, which also builds on the former.
+	// RootImageOptions= adds up until 259, and since 260 the last one counts:
+	// a list, so that no line of it is held back from the versions that add.
 	{systemdkeys.List, false, `address_families allowed_cpuset bind_paths blockio_bandwidth blockio_device_weight bpf_foreign_program
 		bus_endpoint_policy capability_set cgroup_nft_set cgroup_socket_bind colon_separated_paths delegate device_allow
 		disable_controllers documentation environ exec exec_coredump_filter exec_cpu_affinity exec_directories exec_input_data
 		exec_input_text extension_images import_credential in_addr_prefixes io_device_latency io_device_weight io_limit
 		ip_filter_bpf_progs load_credential log_extra_fields log_filter_patterns luo_sessions managed_oom_rules mount_images
 		namespace_flags namespace_path_strv numa_mask open_file pass_environ restrict_filesystems restrict_namespaces
-		restrict_network_interfaces service_refresh_on_reload set_credential set_status syscall_archs syscall_filter syscall_log temporary_filesystems
+		restrict_network_interfaces root_image_options service_refresh_on_reload set_credential set_status syscall_archs syscall_filter syscall_log temporary_filesystems
 		unit_cgroup_attr unit_cgroup_attr_pretty unit_condition_null unit_condition_path unit_condition_string unit_cpu_set
 		unit_env_file unit_names unset_environ user_group_strv_compat`},
 }

@@ -162,10 +162,10 @@ func TestImport(t *testing.T) {
 	w.one("ImportCredential=net.*", "net.b=2 (credstore DIR/etc/credstore/net.b)",
 		"vm:1: note: ImportCredential=net.*: credential net.a stays on the host, because [Service] loads it at service:1; Credential=net.a would pass it on",
 		"vm:1: note: ImportCredential=net.*: credential net.c stays on the host, because [Service] loads it at service:2; Credential=net.c would pass it on")
-	// What is sealed for another host is left out, aloud, as systemd does.
+	// What is sealed for another host is not left out.
 	w.env.EncryptedStoreDirs = []string{w.path("bad")}
 	w.one("ImportCredential=gar*",
-		"vm:1: warning: ImportCredential=gar*: file DIR/bad/garbage: systemd-creds does not decrypt it; encrypt it on this host, with systemd-creds encrypt --name=NAME")
+		"vm:1: ImportCredential=gar*: file DIR/bad/garbage: systemd-creds does not decrypt it; encrypt it on this host, with systemd-creds encrypt --name=NAME")
 }
 
 func TestImportRenamesToNothing(t *testing.T) {

@@ -148,31 +148,12 @@ func (g *gatherer) importOne(r Request, path, id string, encrypted bool) {
 		return
 	}
 	defer s.close()
-	if encrypted {
-		// What is sealed for another machine or name is no error in systemd
-		// either; but it is said.
-		before := g.list
-		v, ok := g.readStored(r, s, id, true)
-		if !ok {
-			g.list = demote(g.list, len(before))
-			return
-		}
-		g.imported[id] = imported{path, r}
-		g.add(r, id, id, v, "credstore "+path)
-		return
-	}
+	// What is sealed for another machine or name is an error here, as it is in
+	// systemd 257; later versions leave it out.
 	g.imported[id] = imported{path, r}
-	if v, ok := g.readStored(r, s, id, false); ok {
+	if v, ok := g.readStored(r, s, id, encrypted); ok {
 		g.add(r, id, id, v, "credstore "+path)
 	}
-}
-
-// demote turns the errors from index n on into warnings.
-func demote(l diag.List, n int) diag.List {
-	for i := n; i < len(l); i++ {
-		l[i].Severity = diag.Warning
-	}
-	return l
 }
 
 // imported is where an imported credential came from.

@@ -53,6 +53,19 @@ func Name(s string) error {
 	return nil
 }
 
+// UnitSafe reports what keeps a name, pattern or path from standing in a
+// credential assignment of a unit. A systemd of 255 or later hands these to
+// its executor as words between blanks, and takes backslashes away: with a
+// blank in one of them the unit fails to start without naming it, and
+// ImportCredential= silently means something else. Measured with 257; 252 takes
+// them all.
+func UnitSafe(s string) error {
+	if i := strings.IndexAny(s, " \\\n"); i >= 0 {
+		return fmt.Errorf("systemd cannot pass %q on in a credential's name or source", s[i])
+	}
+	return nil
+}
+
 // Reserved reports whether a name is Ampoule's own and not for users.
 func Reserved(name string) bool { return strings.HasPrefix(name, ReservedPrefix) }
 

@@ -55,6 +55,17 @@ func TestNameAgreesWithSystemd(t *testing.T) {
 	}
 }
 
+func TestUnitSafe(t *testing.T) {
+	for s, ok := range map[string]bool{
+		"": true, "a": true, "/a/b.c": true, "net.*": true, "a=b": true, `a"b'c`: true, "/ta\tb": true,
+		"a b": false, " a": false, `a\b`: false, "a\n": false,
+	} {
+		if err := UnitSafe(s); (err == nil) != ok {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
 func TestPath(t *testing.T) {
 	for path, ok := range map[string]bool{
 		"/a": true, "/a b/c:d": true, "/": true, "//a//": true, "/..a/.b/c..": true, "/" + strings.Repeat("x", 4094): true,

@@ -3,6 +3,7 @@ package leak
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -229,7 +230,7 @@ func (s *Scanner) ScanMemory(pid int) error {
 		if !ok {
 			continue
 		}
-		r := &memoryReader{mem: mem, pages: pages, at: m.from, end: m.to}
+		r := &memoryReader{mem: mem, pages: pages, at: m.from, end: m.to, page: uint64(os.Getpagesize())}
 		err := s.stream(Memory, fmt.Sprintf("%s, %x-%x %s", p, m.from, m.to, m.what), "", r, buf)
 		if err != nil {
 			return fmt.Errorf("reading the memory of process %d: %w", pid, err)
@@ -268,6 +269,7 @@ type memoryReader struct {
 	at, end    uint64
 	// until is the end of the present pages that at lies in.
 	until uint64
+	page  uint64 // the size of one
 }
 
 func (r *memoryReader) Read(b []byte) (int, error) {
@@ -287,29 +289,26 @@ func (r *memoryReader) Read(b []byte) (int, error) {
 		if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EFAULT) && err != io.EOF {
 			return 0, err
 		}
-		r.at += pageSize - r.at%pageSize
+		r.at += r.page - r.at%r.page
 	}
 	return 0, io.EOF
 }
 
-const (
-	pageSize = 4096
-	// present has a bit for a page in memory and one for a page in swap.
-	present = 1<<63 | 1<<62
-)
+// present has a bit for a page in memory and one for a page in swap.
+const present = 1<<63 | 1<<62
 
 // nextPresent moves on to the next run of pages that hold something.
 func (r *memoryReader) nextPresent() error {
 	var entries [512 * 8]byte
-	n, err := r.pages.ReadAt(entries[:min(uint64(len(entries)), (r.end-r.at)/pageSize*8)], int64(r.at/pageSize*8))
+	n, err := r.pages.ReadAt(entries[:min(uint64(len(entries)), (r.end-r.at)/r.page*8)], int64(r.at/r.page*8))
 	if n < 8 {
-		if err == nil || err == io.EOF {
-			err = nil
-			r.at, r.until = r.end, r.end
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
 		}
-		return err
+		r.at, r.until = r.end, r.end
+		return nil
 	}
-	is := func(i int) bool { return leUint64(entries[i*8:])&present != 0 }
+	is := func(i int) bool { return binary.NativeEndian.Uint64(entries[i*8:])&present != 0 }
 	first, total := 0, n/8
 	for first < total && !is(first) {
 		first++
@@ -319,14 +318,6 @@ func (r *memoryReader) nextPresent() error {
 		last++
 	}
 	base := r.at
-	r.at, r.until = base+uint64(first)*pageSize, base+uint64(last)*pageSize
+	r.at, r.until = base+uint64(first)*r.page, base+uint64(last)*r.page
 	return nil
-}
-
-func leUint64(b []byte) uint64 {
-	var v uint64
-	for i := range 8 {
-		v |= uint64(b[i]) << (8 * i)
-	}
-	return v
 }

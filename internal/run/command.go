@@ -16,9 +16,9 @@ import (
 // firstFD is the number of the first inherited descriptor in the child.
 const firstFD = 3
 
-// command is a hypervisor's command line with all questions answered, and the
+// commandLine is a hypervisor's command line with all questions answered, and the
 // descriptors that it names.
-type command struct {
+type commandLine struct {
 	argv  []string // without the program's name
 	files []*os.File
 	// sealed are those of files that hold credentials; they are closed once
@@ -41,8 +41,8 @@ type answers struct {
 
 // assemble answers the questions of the plan's command line. On error nothing
 // stays open that it opened.
-func assemble(p *plan.Plan, a answers) (*command, error) {
-	c := &command{}
+func assemble(p *plan.Plan, a answers) (*commandLine, error) {
+	c := &commandLine{}
 	for _, part := range p.VM.Command {
 		var err error
 		switch part.Ask {
@@ -69,7 +69,7 @@ func assemble(p *plan.Plan, a answers) (*command, error) {
 	return c, nil
 }
 
-func (c *command) add(from string, words ...string) {
+func (c *commandLine) add(from string, words ...string) {
 	c.argv = append(c.argv, words...)
 	for range words {
 		c.from = append(c.from, from)
@@ -77,12 +77,12 @@ func (c *command) add(from string, words ...string) {
 }
 
 // inherit passes a descriptor on and returns its number in the child.
-func (c *command) inherit(f *os.File) string {
+func (c *commandLine) inherit(f *os.File) string {
 	c.files = append(c.files, f)
 	return strconv.Itoa(firstFD + len(c.files) - 1)
 }
 
-func (c *command) addFile(part plan.Part, f *os.File) {
+func (c *commandLine) addFile(part plan.Part, f *os.File) {
 	fd := c.inherit(f)
 	for _, w := range part.Words {
 		c.add(part.From, strings.ReplaceAll(w, "{fd}", fd))
@@ -91,7 +91,7 @@ func (c *command) addFile(part plan.Part, f *os.File) {
 
 // addCommandLine joins the kernel's command line: what the accelerator needs,
 // then the plan's words, so that a user's word wins.
-func (c *command) addCommandLine(p *plan.Plan, part plan.Part, acc plan.Accelerator) error {
+func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, acc plan.Accelerator) error {
 	words := []string{}
 	for _, w := range acc.CommandLine {
 		if strings.Contains(w, "{tsc_khz}") {
@@ -113,7 +113,7 @@ func (c *command) addCommandLine(p *plan.Plan, part plan.Part, acc plan.Accelera
 }
 
 // addChannel puts the credentials into sealed memory and names it.
-func (c *command) addChannel(a answers) error {
+func (c *commandLine) addChannel(a answers) error {
 	if a.channel == nil {
 		return nil
 	}
@@ -164,7 +164,7 @@ func (c *command) addChannel(a answers) error {
 }
 
 // closeSecrets gives up our hold on the credentials.
-func (c *command) closeSecrets() {
+func (c *commandLine) closeSecrets() {
 	for _, m := range c.sealed {
 		m.Close()
 	}
@@ -173,7 +173,7 @@ func (c *command) closeSecrets() {
 
 // blame finds the assignment behind an argument that the hypervisor refused:
 // the words before the first that does not match.
-func (c *command) blame(argument string) (from string, ok bool) {
+func (c *commandLine) blame(argument string) (from string, ok bool) {
 	for i := range c.argv {
 		rest := argument
 		for _, w := range c.argv[i:] {

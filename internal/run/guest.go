@@ -40,7 +40,7 @@ const (
 // guest is a hypervisor that is being started or runs.
 type guest struct {
 	*runner
-	cmd     *command
+	cmd     *commandLine
 	proc    *process.Process
 	qmp     *qmp.Client
 	screen  *screen
@@ -334,17 +334,34 @@ func signalName(s os.Signal) string {
 	return s.String()
 }
 
-// execute sends a command in the background: a hypervisor that hangs must not
-// keep us from the time-out that kills it.
-func (g *guest) execute(command string) {
+// order is a command to the hypervisor.
+type order struct {
+	name string
+	args any
+}
+
+func command(name string) order { return order{name: name} }
+
+// rebootAction says what a reset does from now on: "reset" or "shutdown".
+func rebootAction(action string) order {
+	return order{"set-action", map[string]string{"reboot": action}}
+}
+
+// execute sends commands, one after the other, in the background: a hypervisor
+// that hangs must not keep us from the time-out that kills it.
+func (g *guest) execute(orders ...order) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 		defer cancel()
-		_ = g.qmp.Execute(ctx, command, nil, nil)
+		for _, o := range orders {
+			if err := g.qmp.Execute(ctx, o.name, o.args, nil); err != nil {
+				return
+			}
+		}
 	}()
 }
 
-func (g *guest) pressPowerButton() { g.execute("system_powerdown") }
+func (g *guest) pressPowerButton() { g.execute(command("system_powerdown")) }
 
 func (g *guest) becomeReady() {
 	if g.ready {
@@ -365,7 +382,7 @@ func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 	case qmp.Reset:
 		if g.resetting {
 			g.resetting = false
-			g.execute("cont")
+			g.execute(rebootAction("shutdown"), command("cont"))
 		}
 	case qmp.Shutdown:
 		return g.shutdown(d)
@@ -391,7 +408,8 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 		g.tell("%s reboots", g.Plan.VM.Name)
 		g.report.started(g.record)
 		g.resetting = true
-		g.execute("system_reset")
+		// Ours is a reset like any other: for once it must not become a stop.
+		g.execute(rebootAction("reset"), command("system_reset"))
 		return Outcome{}, false
 	case qmp.ReasonGuestPanic:
 		text := "the guest's kernel panicked"
@@ -407,7 +425,7 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 
 // quit ends a hypervisor whose guest has ended.
 func (g *guest) quit(out Outcome) (Outcome, bool) {
-	g.execute("quit")
+	g.execute(command("quit"))
 	select {
 	case <-g.proc.Done():
 	case <-time.After(quitTimeout):

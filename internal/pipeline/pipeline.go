@@ -150,7 +150,7 @@ func architecture() string {
 
 // build joins what every hypervisor has with the driver's part.
 func build(vm *spec.VM, part plan.VM) *plan.Plan {
-	origins := origins{}
+	origins := origins{plan.Whole: vm.Main}
 	part.Name = vm.Identity.Name
 	part.Architecture = vm.Identity.Architecture
 	part.Hypervisor = vm.Hypervisor.Value

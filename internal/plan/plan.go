@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -43,9 +44,10 @@ type Plan struct {
 
 // Digest are "sha256:" and 64 hexadecimal digits each.
 type Digest struct {
-	// VM covers all that reaches hypervisor and guest.
+	// VM covers all that reaches hypervisor and guest: Plan.VM without From and
+	// Why.
 	VM string `json:"vm"`
-	// Unit covers Plan.Unit.
+	// Unit covers Plan.Unit, without From.
 	Unit string `json:"unit"`
 }
 
@@ -207,7 +209,29 @@ type Channel struct {
 
 // Seal computes both digests.
 func (p *Plan) Seal() {
-	p.Digest = Digest{VM: digest(p.VM), Unit: digest(p.Unit)}
+	unit := p.Unit
+	unit.Credentials = changed(unit.Credentials, func(c *Credential) { c.From = "" })
+	p.Digest = Digest{VM: digest(p.VM.bare()), Unit: digest(unit)}
+}
+
+// bare is the VM without what tells where it comes from and explains it: a
+// default that a file states, or better words in a later version, change
+// nothing that reaches the hypervisor.
+func (vm VM) bare() VM {
+	vm.Disks = changed(vm.Disks, func(d *Disk) { d.From = "" })
+	vm.Credentials = changed(vm.Credentials, func(c *Credential) { c.From = "" })
+	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
+	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
+	return vm
+}
+
+// changed is a copy of a list with every element changed.
+func changed[T any](list []T, change func(*T)) []T {
+	out := slices.Clone(list)
+	for i := range out {
+		change(&out[i])
+	}
+	return out
 }
 
 func digest(v any) string {
@@ -273,5 +297,14 @@ func describe(err error) string {
 	return "its JSON does not have the form of a plan"
 }
 
-// Origin returns where an assignment was written; the zero Origin is built-in.
-func (p *Plan) Origin(id string) diag.Origin { return p.Origins[id] }
+// Whole is the ID under which Origins has the place of the VM as a whole.
+const Whole = "[MicroVM]"
+
+// Origin returns where an assignment was written. For a default that is the
+// place of the VM as a whole, so that every message names a file.
+func (p *Plan) Origin(id string) diag.Origin {
+	if o, ok := p.Origins[id]; ok {
+		return o
+	}
+	return p.Origins[Whole]
+}

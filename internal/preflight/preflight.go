@@ -48,8 +48,8 @@ func Judge(p *plan.Plan, h host.Host, state string) (Answers, diag.List) {
 	return a, j.problems
 }
 
-// fail reports an error at the assignment with that id, or at the built-in
-// default of the key.
+// fail reports an error at the assignment with that id, or, for a default, at
+// the VM as a whole.
 func (j *judge) fail(id, value, accepted, format string, args ...any) {
 	key, _, _ := strings.Cut(id, "[")
 	j.problems.Errorf(j.plan.Origin(id), key, value, accepted, format, args...)

@@ -135,9 +135,12 @@ func showPass(value string) string {
 // checkCredentialName says what is wrong with the name of a credential.
 func checkCredentialName(name string) error {
 	if rule.Reserved(name) {
-		return fmt.Errorf("names that begin with %s are reserved", rule.ReservedPrefix)
+		return &valueError{"names that begin with " + rule.ReservedPrefix + " are reserved", "choose another name"}
 	}
-	return rule.Name(name)
+	if err := rule.Name(name); err != nil {
+		return &valueError{err.Error(), rule.NameForm}
+	}
+	return nil
 }
 
 func (r *reader) credentialName(raw string) (string, error) {
@@ -203,11 +206,14 @@ func setCredential(kind CredentialKind) func(*reader, string, From) error {
 
 func (r *reader) parseSet(kind CredentialKind, value string) (Credential, error) {
 	rawID, text, ok := strings.Cut(value, ":")
-	id, err := r.credentialName(rawID)
-	if err != nil {
-		return Credential{}, err
+	if !ok {
+		return Credential{}, fmt.Errorf("there is no colon between ID and value")
 	}
-	if !ok || text == "" {
+	id, err := r.credentialName(rawID)
+	switch {
+	case err != nil:
+		return Credential{}, err
+	case text == "":
 		return Credential{}, fmt.Errorf("the value is empty, and systemd ignores such a line")
 	}
 	c := Credential{Kind: kind, ID: id, Guest: id}
@@ -242,8 +248,11 @@ func (r *reader) parseImport(value string) (Credential, error) {
 		return Credential{}, err
 	}
 	glob, newName, renamed := strings.Cut(expanded, ":")
+	if rule.Reserved(glob) {
+		return Credential{}, checkCredentialName(glob)
+	}
 	if _, err := rule.ParseGlob(glob); err != nil {
-		return Credential{}, err
+		return Credential{}, &valueError{err.Error(), rule.GlobForm}
 	}
 	if renamed {
 		if err := checkCredentialName(newName); err != nil {

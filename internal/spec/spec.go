@@ -190,12 +190,18 @@ func (r *reader) read(row *Row, e layer.Entry) {
 
 // refuse reports what is wrong with the value of an assignment.
 func (r *reader) refuse(from From, err error, accepted string) {
-	if bad, ok := errors.AsType[*specifierError](err); ok {
+	if bad, ok := errors.AsType[*valueError](err); ok {
 		from.Errorf(r.problems, bad.accepted, "%s", bad.what)
 		return
 	}
 	from.Errorf(r.problems, accepted, "%v", err)
 }
+
+// valueError is a mistake in a part of a value, for which something else would
+// be accepted than for the value as a whole.
+type valueError struct{ what, accepted string }
+
+func (e *valueError) Error() string { return e.what + "; " + e.accepted }
 
 // accepted is the row's, except where only the caller knows the words.
 func (r *reader) accepted(row *Row) string {

@@ -87,11 +87,6 @@ func refusedSpecifier(letter byte) string {
 	return "is not a specifier"
 }
 
-// specifierError is a specifier that is not expanded.
-type specifierError struct{ what, accepted string }
-
-func (e *specifierError) Error() string { return e.what + "; " + e.accepted }
-
 // Expand replaces the specifiers of s. The error names the letter and the
 // reason; an unknown one is never left in silence, as systemd does.
 func (id Identity) Expand(s string) (string, error) {
@@ -107,7 +102,7 @@ func (id Identity) Expand(s string) (string, error) {
 		}
 		i++
 		if i == len(s) {
-			return "", &specifierError{"a single % at the end", "write %% for a percent sign"}
+			return "", &valueError{"a single % at the end", "write %% for a percent sign"}
 		}
 		found := false
 		for _, sp := range table {
@@ -118,7 +113,7 @@ func (id Identity) Expand(s string) (string, error) {
 			}
 		}
 		if !found {
-			return "", &specifierError{fmt.Sprintf("%%%s %s", printableLetter(s[i]), refusedSpecifier(s[i])), "accepted: " + letters(table)}
+			return "", &valueError{fmt.Sprintf("%%%s %s", printableLetter(s[i]), refusedSpecifier(s[i])), "accepted: " + letters(table)}
 		}
 	}
 	return b.String(), nil

@@ -55,11 +55,12 @@ func smbiosChannel(vm *spec.VM) plan.Channel {
 		RefuseInName: "=",
 		MaxStructure: oldStructure, MaxTotal: total,
 		Each: []string{"-smbios", "file=/proc/self/fd/{fd}"},
-		Why:  "a guest systemd below 257 reads only 4096 bytes of a structure; with a newer one, GuestSystemd=257 lifts that",
+		Why: fmt.Sprintf(`smbios takes structures of %d bytes, since a guest systemd below 257 reads no more of one (GuestSystemd=257 lifts that), `+
+			`%d bytes in all, since its tables end at 64 KiB, and names without "="`, oldStructure, total),
 	}
 	if vm.GuestSystemd.Value >= 257 {
 		c.MaxStructure = total
-		c.Why = "SMBIOS tables end at 64 KiB"
+		c.Why = fmt.Sprintf(`smbios takes %d bytes in all, since its tables end at 64 KiB, and names without "="`, total)
 	}
 	return c
 }
@@ -71,6 +72,7 @@ func fwCfgChannel() plan.Channel {
 		Once:    []string{"-global", "fw_cfg_io.x-file-slots={slots}"},
 		Each:    []string{"-fw_cfg", "name=opt/io.systemd.credentials/{name},file=/proc/self/fd/{fd}"},
 		Doubled: ",",
-		Why:     fmt.Sprintf("QEMU takes names of at most 55 bytes, %d of them for the prefix", 55-fwCfgName),
+		Why: fmt.Sprintf("fw_cfg takes %d credentials with names of at most %d bytes, since QEMU takes names of 55 bytes and %d are the prefix",
+			fwCfgCount, fwCfgName, 55-fwCfgName),
 	}
 }

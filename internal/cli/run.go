@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ func getPlan(ctx context.Context, s Streams, sel *selection, args []string, plan
 	if res.Plan == nil {
 		// What a check would note of a VM that is fine is no news here.
 		printProblems(s, slices.DeleteFunc(judge(ctx, res), func(p diag.Problem) bool { return p.Severity == diag.Note }))
-		fmt.Fprintf(s.Err, "ampoule: %s: nothing was started\n", args[0])
+		fmt.Fprintf(s.Err, "ampoule: %s: nothing was started\n", cmp.Or(res.Source.Name, args[0]))
 		return nil, exitError(run.ExitBadInput)
 	}
 	res.Problems = append(res.Problems, byHand(res.VM)...)
@@ -135,7 +136,7 @@ func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("reading the plan: %w", err)
 		}
 		defer f.Close()
 		in, name = f, file

@@ -1,6 +1,7 @@
 package script
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -33,6 +34,25 @@ func images(names []string) error {
 		default:
 			data[0x1FE], data[0x1FF] = 0x55, 0xAA
 			copy(data[0x202:], "HdrS")
+		}
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// secrets writes files that hold a word over and over, which no message repeats.
+func secrets(files []string) error {
+	for _, file := range files {
+		name, text, _ := strings.Cut(file, "=")
+		size, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		data := bytes.Repeat([]byte("hunter2 "), size/8+1)[:size]
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
 		}
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			return err

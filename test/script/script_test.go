@@ -5,8 +5,10 @@
 //
 // Beside testscript's own commands there are
 //
-//	exits CODE PROGRAM ARG…   run a program that must end with this exit code
+//	exits CODE PROGRAM ARG…   run a program that must end with this exit code;
+//	                          99 means that ampoule repeated a secret
 //	images FILE…              write files that begin like what their name says
+//	secrets FILE=SIZE…        write files of so many bytes for their owner alone
 //	socket FILE               leave an AF_UNIX stream socket that nobody serves
 //	nobody ARG…               ampoule as a user with no rights
 //	reseal PLAN PATH=JSON…    change a plan and make its digests fit, to stdout
@@ -35,9 +37,12 @@ var update = flag.Bool("update", false, "rewrite the expectations")
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"ampoule": func() { os.Exit(ampoule()) },
-		"images":  func() { os.Exit(report(images(os.Args[1:]))) },
-		"socket":  func() { os.Exit(report(socket(os.Args[1]))) },
-		"reseal":  func() { os.Exit(report(reseal(os.Args[1], os.Args[2:]))) },
+		// It is asked for its version and nothing else.
+		"qemu-system-x86_64": func() { fmt.Println("QEMU emulator version 7.2.0") },
+		"images":             func() { os.Exit(report(images(os.Args[1:]))) },
+		"secrets":            func() { os.Exit(report(secrets(os.Args[1:]))) },
+		"socket":             func() { os.Exit(report(socket(os.Args[1]))) },
+		"reseal":             func() { os.Exit(report(reseal(os.Args[1], os.Args[2:]))) },
 		"nobody": func() {
 			if err := dropRights(); err != nil {
 				os.Exit(report(err))
@@ -47,38 +52,43 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// secret stands in the cases for what must not be repeated, whatever the
+// mistake around it.
+const secret = "hunter"
+
 // ampoule is the program itself. In what it writes, the directory of the case
-// reads $WORK, so that it is the same in every run.
+// reads $WORK, so that it is the same in every run. A secret in it is a failure
+// of any case.
 func ampoule() int {
-	stdout, closeOut := shortened(os.Stdout)
-	stderr, closeErr := shortened(os.Stderr)
+	stdout, closeOut := collect()
+	stderr, closeErr := collect()
 	code := cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: stdout, Err: stderr})
-	closeOut()
-	closeErr()
+	for out, text := range map[*os.File][]byte{os.Stdout: closeOut(), os.Stderr: closeErr()} {
+		if bytes.Contains(text, []byte(secret)) {
+			code = 99
+		}
+		_, _ = out.Write(bytes.ReplaceAll(text, []byte(os.Getenv("WORK")), []byte("$WORK")))
+	}
 	return code
 }
 
-// shortened returns a file whose contents reach out when it is closed.
-func shortened(out *os.File) (in *os.File, close func()) {
+// collect returns a file, and what was written to it when it is closed.
+func collect() (in *os.File, closed func() []byte) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		panic(err)
 	}
-	done := make(chan struct{})
+	done := make(chan []byte)
 	go func() {
-		defer func() { done <- struct{}{} }()
 		text, err := io.ReadAll(r)
 		if err != nil {
 			panic(err)
 		}
-		if work := os.Getenv("WORK"); work != "" {
-			text = bytes.ReplaceAll(text, []byte(work), []byte("$WORK"))
-		}
-		_, _ = out.Write(text)
+		done <- text
 	}()
-	return w, func() {
+	return w, func() []byte {
 		w.Close()
-		<-done
+		return <-done
 	}
 }
 
@@ -129,19 +139,19 @@ func setup(env *testscript.Env) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(bin, "qemu-system-x86_64"), []byte(hypervisor), 0o755); err != nil {
+	// A link: a program that this process, which starts others at the same time,
+	// has just written may still be open in one of them, and cannot be started.
+	hypervisor, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return err
+	}
+	if err := os.Symlink(hypervisor, filepath.Join(bin, "qemu-system-x86_64")); err != nil {
 		return err
 	}
 	env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 	// The user that nobody becomes has to get here.
 	return errors.Join(os.Chmod(env.WorkDir, 0o755), os.Chmod(filepath.Dir(env.WorkDir), 0o711))
 }
-
-// hypervisor is asked for its version and nothing else.
-const hypervisor = `#!/bin/sh
-[ "$*" = --version ] || exit 1
-echo 'QEMU emulator version 7.2.0'
-`
 
 // exits runs a program and compares its exit code; cmp then sees what it wrote.
 func exits(ts *testscript.TestScript, neg bool, args []string) {

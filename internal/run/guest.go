@@ -384,6 +384,9 @@ func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 			g.resetting = false
 			g.execute(rebootAction("shutdown"), command("cont"))
 		}
+	case qmp.GuestPanicked:
+		// With shutdown=pause QEMU stops here and sends no SHUTDOWN.
+		return g.panicked()
 	case qmp.Shutdown:
 		return g.shutdown(d)
 	}
@@ -393,10 +396,10 @@ func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 // shutdown acts on the guest's end. The hypervisor has stopped the processors
 // and waits.
 func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
-	// What the guest said last is on its way on another descriptor.
-	time.Sleep(settleTime)
 	switch d.Reason {
 	case qmp.ReasonGuestReset:
+		// What the guest said last is on its way on another descriptor.
+		time.Sleep(settleTime)
 		if reason, last := g.screen.LastPanic(); last {
 			return g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason})
 		}
@@ -412,15 +415,21 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 		g.execute(rebootAction("reset"), command("system_reset"))
 		return Outcome{}, false
 	case qmp.ReasonGuestPanic:
-		text := "the guest's kernel panicked"
-		if reason, _ := g.screen.LastPanic(); reason != "" {
-			text += ": " + reason
-		}
-		return g.quit(Outcome{Code: ExitPanic, Text: text})
+		return g.panicked()
 	case qmp.ReasonGuestShutdown:
 		return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest powered off"})
 	}
 	return g.quit(failed("the hypervisor was ended from outside (%s)", d.Reason))
+}
+
+// panicked is for a panic that a device in the guest reported.
+func (g *guest) panicked() (Outcome, bool) {
+	time.Sleep(settleTime)
+	text := "the guest's kernel panicked"
+	if reason, _ := g.screen.LastPanic(); reason != "" {
+		text += ": " + reason
+	}
+	return g.quit(Outcome{Code: ExitPanic, Text: text})
 }
 
 // quit ends a hypervisor whose guest has ended.

@@ -14,6 +14,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // checked is what check says of one argument; its JSON is documented.
@@ -75,8 +76,14 @@ func judge(ctx context.Context, res pipeline.Result) diag.List {
 	if res.Draft != nil {
 		d := driver.Find(all.Drivers(), res.Draft.VM.Hypervisor)
 		problems = append(problems, run.Check(ctx, run.Options{Plan: res.Draft, Driver: d, Host: host.Local(), Getenv: os.Getenv})...)
-		problems.Sort()
 	}
+	if res.Resolved != nil {
+		// A host without systemd can run a VM all the same.
+		if version, err := host.Local().SystemdVersion(ctx); err == nil {
+			problems = append(problems, spec.CheckHostVersion(res.Resolved, version)...)
+		}
+	}
+	problems.Sort()
 	return problems
 }
 

@@ -109,9 +109,6 @@ func Resolve(files []*unitfile.File, rule func(section, key string) Rule) (*Reso
 	order := 0
 	for _, f := range files {
 		for _, a := range f.Assignments {
-			if a.Section == "" {
-				continue // outside any section: the parser's own problem
-			}
 			r.add(a, order, rule(a.Section, a.Key), &problems)
 			order++
 		}

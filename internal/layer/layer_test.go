@@ -164,6 +164,7 @@ func checkNothingIsLost(t testing.TB, files []*unitfile.File) {
 func FuzzResolve(f *testing.F) {
 	f.Add("[S]\nScalar=1\nScalar=2\n", "[S]\nScalar=\nList=\n", "[T]\nLoad=a:b\n")
 	f.Add("[S]\nLoad=x\nLoadEncrypted=x\n", "[S]\nLoad=\n", "")
+	f.Add("[S]\nLoad=x\n", "[]\nLoad==\n", "") // a section without a name
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		checkNothingIsLost(t, []*unitfile.File{
 			unitfile.Parse("a", "main", []byte(a)), unitfile.Parse("b", "drop-in", []byte(b)), unitfile.Parse("c", "set", []byte(c)),

@@ -109,6 +109,15 @@ func getPlan(ctx context.Context, s Streams, sel *selection, args []string, plan
 	res.Problems = append(res.Problems, byHand(res.VM)...)
 	res.Problems.Sort()
 	printProblems(s, res.Problems)
+	// A plan that a unit carries was frozen before; this one is of now.
+	drops := ""
+	switch n := len(res.Source.Files) - 1; {
+	case n == 1:
+		drops = " and 1 drop-in"
+	case n > 1:
+		drops = fmt.Sprintf(" and %d drop-ins", n)
+	}
+	fmt.Fprintf(s.Err, "ampoule: %s: resolved now from %s%s\n", res.Source.Name, res.Source.Main, drops)
 	return res.Plan, nil
 }
 

@@ -186,6 +186,8 @@ func TestParseContinuation(t *testing.T) {
 		{"outside", "A=1\\\n[S]\nB=2\n", "1 text before the first section at \"A\"\n3 text before the first section at \"B\"\n"},
 		{"swallowed header", "[S]\nA=1 \\\n[T]\nB=2\n", "1 [S]\n2 S.A=\"1  [T]\" {3 joined section header \"[T]\"}\n4 S.B=\"2\"\n"},
 		{"swallowed assignment", "[S]\nA=1 \\\n  C=x \\\nLoadCredential = secret\n", "1 [S]\n2 S.A=\"1    C=x  LoadCredential = secret\" {4 joined assignment \"LoadCredential\"}\n"},
+		{"what is indented is meant", "[S]\nA=1 \\\n [T]\nB=1 \\\n C=2\n", "1 [S]\n2 S.A=\"1   [T]\"\n4 S.B=\"1   C=2\"\n"},
+		{"what has no shape of a header or a key", "[S]\nA=1 \\\n[a b] \\\na=b \\\n-x=y \\\n=z\n", "1 [S]\n2 S.A=\"1  [a b]  a=b  -x=y  =z\"\n"},
 		{"CR LF", "[S]\r\nA=1\\\r\n2\r\n", "1 [S]\n2 S.A=\"1 2\"\n"},
 		{"NUL", "[S]\nA=1\\\x002\n", "1 [S]\n2 S.A=\"1 2\" {2 embedded NUL} {3 embedded NUL}\n"},
 		{"first word of a joined line", "[S]\nab\\\ncd\n", "1 [S]\n2 missing '=' in [S] at \"ab\"\n"},

@@ -152,7 +152,7 @@ func boot(t *testing.T, root, units, shared string) {
 	out, err := cmd.CombinedOutput()
 	if _, statErr := os.Stat(filepath.Join(shared, "out", "done")); err != nil || errors.Is(statErr, os.ErrNotExist) {
 		log, _ := os.ReadFile(filepath.Join(shared, "out", "log"))
-		t.Fatalf("booting %s: %v\n%s\n%s", root, err, tail(out), tail(log))
+		t.Fatalf("booting %s: %v\n%s\n%s", root, errors.Join(err, ctx.Err()), tail(out), tail(log))
 	}
 }
 

@@ -1,8 +1,10 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 )
 
@@ -26,6 +28,15 @@ func consoleRows() []Row {
 	}
 }
 
+// describeRegexp leaves out the part of the pattern that the error repeats: the
+// message shows the whole, with what a terminal would obey taken out.
+func describeRegexp(err error) string {
+	if bad, ok := errors.AsType[*syntax.Error](err); ok {
+		return bad.Code.String()
+	}
+	return "it does not compile"
+}
+
 // ParseReadiness reads the value of Readiness=.
 func ParseReadiness(s string) (Readiness, error) {
 	if pattern, ok := strings.CutPrefix(s, "console:"); ok {
@@ -36,7 +47,7 @@ func ParseReadiness(s string) (Readiness, error) {
 			return Readiness{}, fmt.Errorf("the regular expression is longer than 1000 bytes")
 		}
 		if _, err := regexp.Compile(pattern); err != nil {
-			return Readiness{}, fmt.Errorf("%w", err)
+			return Readiness{}, fmt.Errorf("not a regular expression: %s", describeRegexp(err))
 		}
 		return Readiness{Mode: "console", Pattern: pattern}, nil
 	}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -77,7 +78,7 @@ func credentialRows() []Row {
 		{
 			Name: "ImportCredential", Merge: layer.List, Form: "GLOB[:NEWNAME]", Accepted: acceptedImport,
 			Help:  "All credentials of the host and of the credstore directories whose name matches; * may stand at the end. NEWNAME replaces the name, or the part before the *.",
-			apply: importCredential,
+			shown: showImport, apply: importCredential,
 		},
 		{
 			Name: "Credential", Merge: layer.ByID, Group: "Credential", Form: "GUESTNAME[:HOSTNAME]", Accepted: acceptedPass,
@@ -100,6 +101,8 @@ func parseChannel(s string) (string, error) {
 	}
 	return ParseWordOf(s, "auto", "smbios", "fw_cfg")
 }
+
+var errNoColon = errors.New(`what stands behind the name follows a colon, not "="`)
 
 // credentialID returns what stands before the first colon.
 func credentialID(value string) string {
@@ -126,10 +129,21 @@ func showLoad(value string) string {
 // the name of a credential belongs.
 func showPass(value string) string {
 	guest, host, ok := strings.Cut(value, ":")
-	if ok && rule.Name(host) == nil || !ok && rule.Name(guest) == nil {
+	switch {
+	case !ok && strings.Contains(guest, "="):
+		return diag.Elide(guest, "=")
+	case ok && rule.Name(host) == nil, !ok && rule.Name(guest) == nil:
 		return value
 	}
 	return elideID(value)
+}
+
+// showImport does the same for what stands behind a pattern.
+func showImport(value string) string {
+	if _, name, ok := strings.Cut(value, ":"); ok && rule.Name(name) != nil {
+		return elideID(value)
+	}
+	return value
 }
 
 // checkCredentialName says what is wrong with the name of a credential.
@@ -167,7 +181,7 @@ func (r *reader) parseLoad(kind CredentialKind, value string) (Credential, error
 	rawID, rawPath, hasPath := strings.Cut(value, ":")
 	if !hasPath && strings.Contains(rawID, "=") {
 		// A name may have "=" in it, but this is NAME=PATH, or worse, NAME=SECRET.
-		return Credential{}, fmt.Errorf("a colon stands between ID and PATH, not \"=\"")
+		return Credential{}, errNoColon
 	}
 	id, err := r.credentialName(rawID)
 	if err != nil {
@@ -264,6 +278,9 @@ func (r *reader) parseImport(value string) (Credential, error) {
 
 func passCredential(r *reader, value string, from From) error {
 	rawGuest, rawHost, ok := strings.Cut(value, ":")
+	if !ok && strings.Contains(rawGuest, "=") {
+		return errNoColon
+	}
 	guest, err := r.credentialName(rawGuest)
 	if err != nil {
 		return err

@@ -83,10 +83,8 @@ func explainProblem(p unitfile.Problem) diag.Problem {
 	case unitfile.MissingEquals:
 		out.What = `a line without "="`
 		out.Accepted = "accepted: KEY=VALUE, [SECTION], or a comment that begins with # or ;"
-		// The line may be the torn-off rest of a secret: only a word that looks
-		// like a key is repeated.
+		// The line may be the torn-off rest of a secret: nothing of it is repeated.
 		if near := diag.Nearest(p.Word, Names()); near != "" && len(p.Word) > 2 {
-			out.What = fmt.Sprintf(`%s without "="`, clip(p.Word))
 			out.Accepted = "did you mean " + near + "=VALUE?"
 		}
 	case unitfile.EmptyKey:
@@ -118,7 +116,10 @@ func explainProblem(p unitfile.Problem) diag.Problem {
 // have meant. Of it, only a comment behind a value can be meant outside our own
 // section, where such a line gets a warning. What is empty if all is fine.
 func explainFlaw(a unitfile.Assignment, flaw unitfile.Flaw) diag.Problem {
-	p := diag.Problem{Origin: flaw.Origin, Key: a.Key, Value: showFlawed(a)}
+	p := diag.Problem{Origin: flaw.Origin}
+	if isKey(a.Section, a.Key) { // else it is another problem
+		p.Key, p.Value = a.Key, showFlawed(a)
+	}
 	switch flaw.Kind {
 	case unitfile.BlankAfterBackslash:
 		p.What = "blanks after the backslash, which therefore continues nothing"

@@ -104,7 +104,7 @@ func (r *reader) readServiceLine(e layer.Entry) {
 		from.Shown, accepted = elideID(e.Value), acceptedSetEncrypted
 		c, err = r.parseSet(SetEncrypted, e.Value)
 	case "ImportCredential":
-		accepted = acceptedImport
+		from.Shown, accepted = showImport(e.Value), acceptedImport
 		c, err = r.parseImport(e.Value)
 	default:
 		return

@@ -119,6 +119,16 @@ func (r *reader) checkNames(resolved *layer.Resolved) {
 	}
 }
 
+// isKey reports whether a section has a key of that name, and not one that is
+// left alone.
+func isKey(section, key string) bool {
+	if section == Section {
+		return known(Names(), key)
+	}
+	_, ok := systemdkeys.Lookup(section, key)
+	return ok && !strings.HasPrefix(key, "X-")
+}
+
 func known(names []string, key string) bool {
 	for _, n := range names {
 		if n == key {
@@ -131,7 +141,7 @@ func known(names []string, key string) bool {
 // unknownKey reports a key with the nearest known one.
 func unknownKey(problems *diag.List, a unitfile.Assignment, names []string) {
 	near := diag.Nearest(a.Key, names)
-	if near == "" && !looksLikeKey(a.Key, a.Value) {
+	if !looksLikeKey(a.Key, a.Value, near) {
 		problems.Errorf(a.Origin, "", "", "accepted: KEY=VALUE; a value goes on in the next line only behind a backslash",
 			"what stands before \"=\" is no key of [%s]", a.Section)
 		return
@@ -164,8 +174,11 @@ func sectionOf(key string) string {
 
 // looksLikeKey tells a key that was mistyped from the torn-off rest of a value,
 // which may be secret: Base64 above all, which likes to end in "=".
-func looksLikeKey(key, value string) bool {
+func looksLikeKey(key, value, near string) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	if near != "" {
+		return strings.Trim(key, letters+"0123456789_-") == ""
+	}
 	return len(key) <= 32 && strings.Trim(key, letters+"_-") == "" && strings.ContainsAny(key[:1], letters) &&
 		strings.Trim(value, "=") != ""
 }

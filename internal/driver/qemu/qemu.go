@@ -138,9 +138,15 @@ func (m machine) kernelWords(vm *spec.VM) []string {
 // accelerators lists the answers to Accelerator=, the preferred first.
 func (m machine) accelerators(asked string) []plan.Accelerator {
 	kvm := plan.Accelerator{Name: "kvm", Words: []string{"-accel", "kvm", "-cpu", "host"}}
-	tcg := plan.Accelerator{Name: "tcg", Words: []string{"-accel", "tcg,thread=multi", "-cpu", "max"}}
+	tcg := plan.Accelerator{
+		Name: "tcg", Words: []string{"-accel", "tcg,thread=multi", "-cpu", "max"},
+		// The kernel counts on timer interrupts arriving while it loops for a
+		// moment; on a busy host they come late and it panics ("IO-APIC + timer
+		// doesn't work"). Under KVM it skips that check by itself.
+		CommandLine: []string{"no_timer_check"},
+	}
 	if m.noTimer {
-		tcg.CommandLine = []string{"tsc_early_khz={tsc_khz}"}
+		tcg.CommandLine = append(tcg.CommandLine, "tsc_early_khz={tsc_khz}")
 	}
 	switch asked {
 	case "kvm":

@@ -20,6 +20,9 @@ import (
 // Host says where to look. The zero value is not usable; see [Local].
 type Host struct {
 	CPUInfo, MemInfo, Swaps, KVM string
+	// Cgroup is the file that names this process's control group, CgroupRoot
+	// where that tree is mounted.
+	Cgroup, CgroupRoot string
 	// Path is $PATH.
 	Path string
 }
@@ -31,7 +34,10 @@ func Local() Host {
 		// What systemd gives a service, and execvp without $PATH.
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	return Host{CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm", Path: path}
+	return Host{
+		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm",
+		Cgroup: "/proc/self/cgroup", CgroupRoot: "/sys/fs/cgroup", Path: path,
+	}
 }
 
 // KVMUsable reports whether KVM can run a guest, and if not, why. The device
@@ -98,12 +104,6 @@ func (h Host) Memory() (int64, error) {
 	return 0, fmt.Errorf("reading %s: no line MemTotal", h.MemInfo)
 }
 
-// HasSwap reports whether the machine has swap space in use by the kernel.
-func (h Host) HasSwap() bool {
-	data, err := os.ReadFile(h.Swaps)
-	return err == nil && strings.Count(string(data), "\n") > 1
-}
-
 // FindBinary returns the absolute path of the first of names in $PATH.
 func (h Host) FindBinary(names []string) (string, bool) {
 	for _, name := range names {
@@ -151,33 +151,45 @@ func reason(err error) error {
 	return err
 }
 
-// open opens a file that a VM names, refusing what is no file of data.
+// open opens a file that a VM names, refusing what is no file of data. The
+// kind is looked at before opening too, since opening a device (a watchdog, a
+// tape) can have effects of its own.
 func open(path string, flags int, blockAllowed bool) (*os.File, os.FileInfo, error) {
-	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	info, err := os.Stat(path)
 	if err != nil {
-		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
-			return nil, nil, fmt.Errorf("this is a directory")
-		} else if statErr == nil && os.IsPermission(err) {
-			return nil, nil, fmt.Errorf("permission denied for uid %d (mode %04o)", os.Geteuid(), info.Mode().Perm())
+		if link, linkErr := os.Lstat(path); linkErr == nil && link.Mode()&os.ModeSymlink != 0 && os.IsNotExist(err) {
+			return nil, nil, fmt.Errorf("a symbolic link that leads nowhere")
 		}
 		return nil, nil, reason(err)
 	}
-	info, err := f.Stat()
-	if err == nil {
-		switch mode := info.Mode(); {
-		case mode.IsDir():
-			err = fmt.Errorf("this is a directory")
-		case mode.IsRegular():
-		case blockAllowed && mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
-		default:
-			err = fmt.Errorf("this is not a regular file")
-		}
+	if err := checkKind(info, blockAllowed); err != nil {
+		return nil, nil, err
+	}
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if os.IsPermission(err) {
+		return nil, nil, fmt.Errorf("permission denied for uid %d (mode %04o)", os.Geteuid(), info.Mode().Perm())
+	}
+	if err != nil {
+		return nil, nil, reason(err)
+	}
+	if info, err = f.Stat(); err == nil {
+		err = checkKind(info, blockAllowed)
 	}
 	if err != nil {
 		f.Close()
 		return nil, nil, err
 	}
 	return f, info, nil
+}
+
+func checkKind(info os.FileInfo, blockAllowed bool) error {
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return fmt.Errorf("this is a directory")
+	case mode.IsRegular(), blockAllowed && mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		return nil
+	}
+	return fmt.Errorf("this is not a regular file")
 }
 
 // head reads up to n bytes of the beginning.

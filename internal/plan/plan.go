@@ -257,9 +257,11 @@ func canonical(v any) []byte {
 func (p *Plan) JSON() []byte { return canonical(p) }
 
 // Parse reads a plan and refuses one that is not whole: another schema, unknown
-// fields, or digests that do not fit the contents. The error never repeats
-// contents.
+// fields, digests that do not fit the contents, or contents that Ampoule never
+// writes. The error never repeats what can be a value. A newline at the end is
+// no part of a plan.
 func Parse(data []byte) (*Plan, error) {
+	data = bytes.TrimSuffix(data, []byte("\n"))
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("the plan has more than %d bytes", MaxBytes)
 	}
@@ -278,13 +280,13 @@ func Parse(data []byte) (*Plan, error) {
 	if err := dec.Decode(&p); err != nil {
 		return nil, fmt.Errorf("the plan is damaged: %s", describe(err))
 	}
-	if dec.More() {
-		return nil, fmt.Errorf("the plan is damaged: more follows after its end")
-	}
 	declared := p.Digest
 	p.Seal()
 	if p.Digest != declared {
 		return nil, fmt.Errorf("the plan is damaged: its contents do not have the digests that it names")
+	}
+	if err := p.check(); err != nil {
+		return nil, fmt.Errorf("the plan cannot be carried out: %w", err)
 	}
 	return &p, nil
 }

@@ -5,6 +5,7 @@
 package preflight
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,13 +36,14 @@ type judge struct {
 }
 
 // Judge checks the plan against the host. state is the VM's state directory,
-// in which relative disks lie; it need not exist.
+// in which relative disks lie; it need not exist. Empty: the VM has none.
 func Judge(p *plan.Plan, h host.Host, state string) (Answers, diag.List) {
 	j := &judge{plan: p, host: h, state: state}
 	var a Answers
 	a.Binary = j.binary()
 	a.Accelerator, a.Emulated = j.accelerator()
 	j.boot()
+	j.commandLine(a.Accelerator)
 	j.disks()
 	j.runner()
 	j.problems.Sort()
@@ -82,7 +84,7 @@ func (j *judge) accelerator() (answer plan.Accelerator, emulated string) {
 			return c, emulated
 		}
 	}
-	j.fail("Accelerator", "kvm", "accepted: auto or tcg, which emulate the processor", "KVM is not usable here: %s", why)
+	j.fail("Accelerator", "kvm", "accepted: auto or tcg, which emulate the processor", "KVM is not usable here: %s", cmp.Or(why, "the plan does not name it"))
 	return plan.Accelerator{}, ""
 }
 
@@ -109,10 +111,30 @@ func (j *judge) boot() {
 	if err == nil && vm.Memory > total {
 		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: at most %dM", total>>20), "this host has only %d MiB of memory", total>>20)
 	}
-	if n := len(spec.JoinCommandLine(vm.KernelCommandLine)); vm.CommandLineMax > 0 && n > vm.CommandLineMax {
-		j.fail("KernelCommandLine[0]", diag.Elided, fmt.Sprintf("accepted: at most %d bytes", vm.CommandLineMax),
-			"the kernel's command line has %d bytes, and the kernel would cut it", n)
+}
+
+// commandLine judges the kernel's command line, by itself and with what the
+// accelerator adds.
+func (j *judge) commandLine(a plan.Accelerator) {
+	most := j.plan.VM.CommandLineMax
+	fits := func(words []string, with string) bool {
+		n := len(spec.JoinCommandLine(words))
+		if most == 0 || n <= most {
+			return true
+		}
+		j.fail("KernelCommandLine[0]", diag.Elided, fmt.Sprintf("accepted: at most %d bytes", most),
+			"the kernel's command line has %d bytes%s, and the kernel would cut it", n, with)
+		return false
 	}
+	if !fits(j.plan.VM.KernelCommandLine, "") {
+		return
+	}
+	var words []string
+	for _, w := range a.CommandLine {
+		// No counter is faster than 100 GHz.
+		words = append(words, strings.ReplaceAll(w, "{tsc_khz}", "100000000"))
+	}
+	fits(append(words, j.plan.VM.KernelCommandLine...), " with the words that Accelerator="+a.Name+" needs")
 }
 
 func roundUp(n int64) int64 { return (n + 1<<20 - 1) &^ (1<<20 - 1) }
@@ -127,6 +149,11 @@ func DiskPath(d plan.Disk, state string) string {
 
 func (j *judge) disks() {
 	for _, d := range j.plan.VM.Disks {
+		if j.state == "" && !filepath.IsAbs(d.Path) {
+			j.fail(d.From, d.Path, "set HOME, XDG_STATE_HOME or STATE_DIRECTORY, or give an absolute path",
+				"the disk lies in the VM's state directory, and none of the variables that name it is set")
+			continue
+		}
 		path := DiskPath(d, j.state)
 		err := host.CheckDisk(path, d.Format, d.ReadOnly)
 		if err == nil {

@@ -1,0 +1,246 @@
+package law
+
+import (
+	"go/ast"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// order is the direction of imports, the lowest first: a package imports only
+// what stands on a lower line. One that is not in it does not belong anywhere.
+func order() [][]string {
+	return [][]string{
+		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
+			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/host"},
+		{"internal/unitfile", "internal/source", "internal/credential"},
+		{"internal/layer"},
+		{"internal/spec"},
+		{"internal/plan"}, // what a driver fills
+		{"internal/driver"},
+		{"internal/driver/drivertest", "internal/driver/*"},
+		{"internal/driver/all"},
+		{"internal/pipeline", "internal/emit", "internal/preflight"},
+		{"internal/run"},
+		{"internal/cli"},
+		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
+		{"internal/testkit/*", "test/*"},
+	}
+}
+
+// rank returns the line of order on which a package stands; an exact name goes
+// before a pattern.
+func rank(dir string) (int, bool) {
+	for _, exact := range []bool{true, false} {
+		for i, line := range order() {
+			for _, pattern := range line {
+				if strings.HasSuffix(pattern, "/*") != exact && matches(pattern, dir) {
+					return i, true
+				}
+			}
+		}
+	}
+	return 0, false
+}
+
+func TestDirection(t *testing.T) {
+	for _, f := range files(t) {
+		if f.test {
+			continue // a test may look from outside
+		}
+		own, ok := rank(f.dir)
+		if !ok {
+			t.Errorf("%s: the package has no place in the order of imports", f.path)
+			continue
+		}
+		for _, imported := range f.imports() {
+			if !strings.HasPrefix(imported, "internal/") && !strings.HasPrefix(imported, "test/") && !strings.HasPrefix(imported, "cmd/") {
+				continue
+			}
+			other, ok := rank(imported)
+			if same := own == other && strings.HasPrefix(imported, "internal/testkit/"); ok && other >= own && !same {
+				t.Errorf("%s imports %s, which stands to its right (docs/architecture.md)", f.path, imported)
+			}
+		}
+	}
+}
+
+// permits says who may import what has effects, or belongs to one place. All
+// others may not.
+func permits() map[string]exceptions {
+	const (
+		edges = "an edge: it reads or changes the machine"
+		tests = "tests"
+		gen   = "writes what follows from the tables"
+	)
+	return map[string]exceptions{
+		"os": {
+			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine",
+			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
+			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/cli": "streams, environment, plans",
+			"internal/gen": gen, "internal/systemdkeys/gen": gen, "internal/testkit/*": tests, "test/*": tests, "cmd/*": "the process itself",
+		},
+		"os/exec": {
+			"internal/host": "facts that only a program tells", "internal/credential": "systemd-creds decrypts",
+			"internal/run":             "the hypervisor's version, and the tool that makes qcow2 disks",
+			"internal/systemdkeys/gen": "asks git for systemd's releases", "internal/testkit/*": tests, "test/*": tests,
+		},
+		"net": {
+			"internal/console": "the guest's serial port", "internal/control/qmp": "the control socket", "internal/run": "hands both on",
+			"test/*": tests,
+		},
+		"syscall": {
+			"internal/console": edges, "internal/credential": "owner of a file", "internal/control/qmp": edges, "internal/process": edges,
+			"internal/run": edges, "internal/testkit/*": tests, "test/*": tests,
+		},
+		"golang.org/x/sys/unix": {
+			"internal/source": "reads without hanging at a FIFO", "internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
+			"internal/process": edges, "internal/console": edges, "internal/run": edges, "internal/tsc": "pins a thread while it measures",
+			"internal/testkit/*": tests, "test/*": tests,
+		},
+		"path/filepath": {
+			"internal/source": edges, "internal/host": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
+			"internal/process": edges, "internal/run": edges, "internal/gen": gen, "internal/systemdkeys/gen": gen, "internal/testkit/*": tests, "test/*": tests,
+		},
+		"testing": {
+			"internal/driver/drivertest": "the suite that every driver keeps", "internal/testkit/*": tests,
+		},
+		"unsafe": {
+			"internal/secret": "memory outside the heap",
+		},
+		"internal/driver/all": {
+			"internal/cli": "the one place where the list of hypervisors meets a user", "test/*": tests,
+		},
+		"internal/source": {
+			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/gen": "the search path for the manual",
+		},
+		"internal/unitfile": {
+			"internal/layer": "what it orders", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
+			"internal/driver/drivertest": "writes VMs as files",
+		},
+		"internal/secret": {
+			"internal/credential": "values stay in it from the first byte", "internal/run": "hands sealed memory to the hypervisor",
+		},
+		"github.com/spf13/cobra":                     {"internal/cli": "commands", "internal/gen": "manuals of the commands"},
+		"github.com/spf13/cobra/doc":                 {"internal/gen": "manuals of the commands"},
+		"golang.org/x/term":                          {"internal/console": "raw mode"},
+		"github.com/coreos/go-systemd/v22/daemon":    {"internal/run": "tells the service manager"},
+		"github.com/rogpeppe/go-internal/testscript": {},
+		"log": {}, "log/slog": {"internal/secret": "says how a secret is logged: not at all"}, "net/http": {}, "plugin": {}, "C": {}, "os/user": {}, "math/rand": {}, "io/ioutil": {},
+	}
+}
+
+func TestPermits(t *testing.T) {
+	table := permits()
+	used := map[string]map[string]bool{}
+	for name := range table {
+		used[name] = map[string]bool{}
+	}
+	for _, f := range files(t) {
+		if f.test {
+			continue
+		}
+		for _, imported := range f.imports() {
+			permit, limited := table[imported]
+			if !limited {
+				continue
+			}
+			allowed := false
+			for who := range permit {
+				if matches(who, f.dir) {
+					allowed = true
+					permit.allow(used[imported], who)
+				}
+			}
+			if !allowed {
+				t.Errorf("%s imports %s, which is for: %s", f.path, imported, strings.Join(names(permit), ", "))
+			}
+		}
+	}
+	for imported, permit := range table {
+		for who, reason := range permit {
+			if !used[imported][who] && reason != "tests" {
+				t.Errorf("%s need not be allowed to import %s any more", who, imported)
+			}
+		}
+	}
+}
+
+func names(e exceptions) []string {
+	if len(e) == 0 {
+		return []string{"nobody"}
+	}
+	out := make([]string, 0, len(e))
+	for name := range e {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestClock: what is pure by its imports does not look at the clock either.
+func TestClock(t *testing.T) {
+	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
+	pure := []string{"internal/diag", "internal/unitfile", "internal/layer", "internal/spec", "internal/plan", "internal/driver", "internal/driver/*",
+		"internal/pipeline", "internal/emit", "internal/credential/rule", "internal/systemdkeys", "internal/version"}
+	seen := 0
+	for _, f := range files(t) {
+		if f.test || !slices.ContainsFunc(pure, func(p string) bool { return matches(p, f.dir) }) {
+			continue
+		}
+		seen++
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				if pkg, ok := sel.X.(*ast.Ident); ok && pkg.Name == "time" && slices.Contains(clock, sel.Sel.Name) {
+					t.Errorf("%s: time.%s in a package that is a function of its arguments", f.at(sel), sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+	if seen < 30 {
+		t.Errorf("only %d files are pure", seen)
+	}
+}
+
+// TestOneChain: only pipeline knows all links of the chain.
+func TestOneChain(t *testing.T) {
+	links := map[string]map[string]bool{}
+	for _, f := range files(t) {
+		if f.test {
+			continue
+		}
+		if links[f.dir] == nil {
+			links[f.dir] = map[string]bool{}
+		}
+		for _, imported := range f.imports() {
+			links[f.dir][imported] = true
+		}
+	}
+	for dir, has := range links {
+		all := has["internal/source"] && has["internal/layer"] && has["internal/spec"] && has["internal/driver"]
+		if all != (dir == "internal/pipeline") {
+			t.Errorf("%s imports all of source, layer, spec and driver: %v", dir, all)
+		}
+	}
+}
+
+// TestShipped: the programs are not linked with what is for tests.
+func TestShipped(t *testing.T) {
+	out, err := exec.Command("go", "list", "-C", root, "-deps", "./cmd/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, module+"internal/run") {
+		t.Fatalf("these are not the programs: %v", deps)
+	}
+	for _, dep := range deps {
+		ours, isOurs := strings.CutPrefix(dep, module)
+		if dep == "testing" || strings.HasPrefix(dep, "testing/") || isOurs && (matches("internal/testkit/*", ours) || matches("test/*", ours) || ours == "internal/driver/drivertest") {
+			t.Errorf("the programs are linked with %s", dep)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+// Package law keeps what holds for the source as a whole and no compiler sees:
+// which package may import what, how long a file may be, where a hypervisor may
+// be named, what a program may be linked with. Every exception stands in a table
+// with its reason, and one that nothing needs any more is a failure too.
+//
+// What a linter can say of one file is left to the linter.
+package law
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// root is that of the module, as seen from this folder.
+const root = "../.."
+
+// module is the path before every package of ours.
+const module = "github.com/ampoule-vm/ampoule/"
+
+// file is one Go file of the module.
+type file struct {
+	// path is below the root, dir the package's.
+	path, dir string
+	test      bool
+	generated bool
+	lines     int
+	fset      *token.FileSet
+	ast       *ast.File
+}
+
+// imports lists what the file imports, ours without the module's path.
+func (f file) imports() []string {
+	var out []string
+	for _, spec := range f.ast.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			continue // the parser would have said so
+		}
+		out = append(out, strings.TrimPrefix(p, module))
+	}
+	return out
+}
+
+// at names the line of a node.
+func (f file) at(n ast.Node) string {
+	return f.path + ":" + strconv.Itoa(f.fset.Position(n.Pos()).Line)
+}
+
+var parsed = sync.OnceValues(parse)
+
+// files parses every Go file of the module, whatever its build constraints.
+func files(t *testing.T) []file {
+	t.Helper()
+	all, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 100 {
+		t.Fatalf("only %d files below %s: this is not the module", len(all), root)
+	}
+	return all
+}
+
+func parse() ([]file, error) {
+	var out []file
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			name := d.Name()
+			// tools is a module of its own; bin and dist hold what was made.
+			if rel != "." && (strings.HasPrefix(name, ".") || name == "testdata" || rel == "tools" || rel == "bin" || rel == "dist") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if path.Ext(rel) != ".go" {
+			return nil
+		}
+		f, err := parseFile(p, filepath.ToSlash(rel))
+		if err != nil {
+			return err
+		}
+		out = append(out, f)
+		return nil
+	})
+	return out, err
+}
+
+func parseFile(p, rel string) (file, error) {
+	data, err := os.ReadFile(p)
+	if err != nil {
+		return file{}, err
+	}
+	f := file{path: rel, dir: path.Dir(rel), test: strings.HasSuffix(rel, "_test.go"), lines: strings.Count(string(data), "\n"), fset: token.NewFileSet()}
+	f.ast, err = parser.ParseFile(f.fset, rel, data, parser.ParseComments)
+	if err != nil {
+		return file{}, err
+	}
+	f.generated = ast.IsGenerated(f.ast)
+	return f, nil
+}
+
+// matches reports whether a package is the one that a table names, or below it
+// where the table says so with /*.
+func matches(pattern, dir string) bool {
+	below, ok := strings.CutSuffix(pattern, "/*")
+	return !ok && pattern == dir || ok && strings.HasPrefix(dir, below+"/")
+}
+
+// exceptions are allowed deviations with their reasons.
+type exceptions map[string]string
+
+// allow reports whether a deviation is allowed, and remembers that it was
+// needed.
+func (e exceptions) allow(used map[string]bool, name string) bool {
+	used[name] = true
+	_, ok := e[name]
+	return ok
+}
+
+// stale fails for every exception that nothing needed.
+func (e exceptions) stale(t *testing.T, used map[string]bool) {
+	t.Helper()
+	for name, reason := range e {
+		if !used[name] {
+			t.Errorf("the exception for %s (%s) is not needed any more", name, reason)
+		}
+		if reason == "" {
+			t.Errorf("the exception for %s has no reason", name)
+		}
+	}
+}

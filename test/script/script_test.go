@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"testing"
@@ -62,9 +63,13 @@ func TestMain(m *testing.M) {
 // mistake around it.
 const secret = "hunter"
 
+// digest is what every change of a plan changes.
+var digest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
 // ampoule is the program itself. In what it writes, the directory of the case
-// reads $WORK, so that it is the same in every run. A secret in it is a failure
-// of any case.
+// reads $WORK, so that it is the same in every run, and, unless the case sets
+// $DIGESTS, a digest reads sha256:…, so that a change of the plan shows in the
+// cases that are about it. A secret in it is a failure of any case.
 func ampoule() int {
 	stdout, closeOut := collect()
 	stderr, closeErr := collect()
@@ -73,7 +78,11 @@ func ampoule() int {
 		if bytes.Contains(text, []byte(secret)) {
 			code = 99
 		}
-		_, _ = out.Write(bytes.ReplaceAll(text, []byte(os.Getenv("WORK")), []byte("$WORK")))
+		text = bytes.ReplaceAll(text, []byte(os.Getenv("WORK")), []byte("$WORK"))
+		if os.Getenv("DIGESTS") == "" {
+			text = digest.ReplaceAll(text, []byte("sha256:…"))
+		}
+		_, _ = out.Write(text)
 	}
 	return code
 }

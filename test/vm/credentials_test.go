@@ -121,7 +121,7 @@ func testSet(t *testing.T, c config, suite string, systemd int, set []value) {
 	if len(fit) == 0 {
 		return
 	}
-	lines := append(slices.Clone(base), "KernelCommandLine=ampoule.test=reboot-once")
+	lines := append(slices.Clone(base), "KernelCommandLine=ampoule.test=reboot-once,poweroff")
 	for _, v := range fit {
 		lines = append(lines, load(dir, v))
 	}

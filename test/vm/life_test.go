@@ -67,7 +67,7 @@ func TestReboot(t *testing.T) {
 		t.Run(machineType, func(t *testing.T) {
 			secret := filepath.Join(t.TempDir(), "key")
 			writeSecret(t, secret, []byte("the first value"))
-			m := start(t, options{lines: append(kernelLines(guest.Get(t, "bookworm")), "Machine="+machineType, "KernelCommandLine=ampoule.test=reboot-once", "LoadCredential=key:"+secret)})
+			m := start(t, options{lines: append(kernelLines(guest.Get(t, "bookworm")), "Machine="+machineType, "KernelCommandLine=ampoule.test=reboot-once,poweroff", "LoadCredential=key:"+secret)})
 			m.waitFor(m.words, "started, guest not observed", 1, bootTime)
 			writeSecret(t, secret, []byte("another value"))
 			if err := os.WriteFile(m.file, []byte("nonsense"), 0o600); err != nil {

@@ -40,8 +40,8 @@ type Rule struct {
 	// Once refuses a second live assignment (Scalar) or element of one name
 	// (ByID) within one file.
 	Once bool
-	// Show shortens a value for messages; nil shows it whole.
-	Show func(value string) string
+	// Show shortens the value of an assignment for messages; nil shows it whole.
+	Show func(unitfile.Assignment) string
 }
 
 // Fate is what became of an assignment.
@@ -166,7 +166,7 @@ func (g *Group) refuseTwice(a unitfile.Assignment, problems *diag.List, match fu
 		}
 		shown := a.Value
 		if g.Rule.Show != nil {
-			shown = g.Rule.Show(a.Value)
+			shown = g.Rule.Show(a)
 		}
 		where, accepted := "in one file", "keep one of the two lines, or put the override into a drop-in"
 		if a.Origin.Layer == "set" {

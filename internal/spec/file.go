@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/systemdkeys"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
@@ -84,7 +85,11 @@ func explainProblem(p unitfile.Problem) diag.Problem {
 		out.What = `a line without "="`
 		out.Accepted = "accepted: KEY=VALUE, [SECTION], or a comment that begins with # or ;"
 		// The line may be the torn-off rest of a secret: nothing of it is repeated.
-		if near := diag.Nearest(p.Word, Names()); near != "" && len(p.Word) > 2 {
+		keys := Names()
+		if p.Section != Section {
+			keys = systemdkeys.Keys(p.Section)
+		}
+		if near := diag.Nearest(p.Word, keys); near != "" && len(p.Word) > 2 {
 			out.Accepted = "did you mean " + near + "=VALUE?"
 		}
 	case unitfile.EmptyKey:

@@ -65,7 +65,8 @@ func Names() []string {
 func Rules(id Identity) func(section, key string) layer.Rule {
 	rows := map[string]layer.Rule{}
 	for _, row := range Table() {
-		rule := layer.Rule{Merge: row.Merge, Group: row.Group, Once: row.Merge == layer.Scalar || row.Merge == layer.ByID, Show: row.shown}
+		rule := layer.Rule{Merge: row.Merge, Group: row.Group, Once: row.Merge == layer.Scalar || row.Merge == layer.ByID}
+		rule.Show = func(a unitfile.Assignment) string { return showJoined(a, row.show(a.Value)) }
 		if row.id != nil {
 			rule.ID = func(value string) string {
 				name := row.id(value)

@@ -59,6 +59,7 @@ func IsFile(argument string) bool {
 
 // finder reads under a root and collects what is wrong.
 type finder struct {
+	argument string
 	root     string
 	problems diag.List
 }
@@ -66,7 +67,7 @@ type finder struct {
 // Find reads the VM that an argument of a command stands for: a FILE with the
 // drop-ins beside it, or a NAME in the search path below root.
 func Find(argument, root string, dirs []string) (Set, diag.List) {
-	f := &finder{root: root}
+	f := &finder{argument: argument, root: root}
 	var set Set
 	if IsFile(argument) {
 		set = f.file(argument)
@@ -228,8 +229,8 @@ func (f *finder) dropIns(set *Set, ranks [][]string) {
 func (f *finder) confs(dir string) []string {
 	entries, err := os.ReadDir(f.host(dir))
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			f.fail(dir, "accepted: a directory of *.conf files", "%s", reason(err))
+		if _, dangling := f.dangling(dir, err); dangling || !errors.Is(err, fs.ErrNotExist) {
+			f.fail(dir, "accepted: a directory of *.conf files", "%s", f.explain(dir, err))
 		}
 		return nil
 	}
@@ -265,11 +266,11 @@ func (f *finder) read(p string) ([]byte, bool) {
 	// O_NONBLOCK: a FIFO must not hang the reader.
 	file, err := os.OpenFile(f.host(p), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		what := reason(err)
-		if target, linkErr := os.Readlink(f.host(p)); linkErr == nil && errors.Is(err, fs.ErrNotExist) {
-			what = fmt.Sprintf("a link to %s, which does not exist", target)
+		accepted := "accepted: a readable file"
+		if _, dangling := f.dangling(p, err); p == f.argument && !strings.ContainsRune(p, '/') && !dangling {
+			accepted += "; a VM of the search path is called without " + Suffix
 		}
-		f.fail(p, "accepted: a readable file", "%s", what)
+		f.fail(p, accepted, "%s", f.explain(p, err))
 		return nil, false
 	}
 	defer file.Close()
@@ -298,6 +299,23 @@ func (f *finder) read(p string) ([]byte, bool) {
 		return nil, false
 	}
 	return data, true
+}
+
+// explain is reason, and names the target of a link that leads nowhere.
+func (f *finder) explain(p string, err error) string {
+	if target, ok := f.dangling(p, err); ok {
+		return fmt.Sprintf("a link to %s, which does not exist", target)
+	}
+	return reason(err)
+}
+
+// dangling returns the target of a link behind which something is missing.
+func (f *finder) dangling(p string, err error) (target string, ok bool) {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", false
+	}
+	target, err = os.Readlink(f.host(p))
+	return target, err == nil
 }
 
 // reason strips path and operation, which the message already has.

@@ -122,7 +122,7 @@ func permits() map[string]exceptions {
 		},
 		"github.com/spf13/cobra":                     {"internal/cli": "commands", "internal/gen": "manuals of the commands"},
 		"github.com/spf13/cobra/doc":                 {"internal/gen": "manuals of the commands"},
-		"golang.org/x/term":                          {"internal/console": "raw mode"},
+		"golang.org/x/term":                          {"internal/console": "raw mode", "internal/run": "gives the terminal back as a runner found it"},
 		"github.com/coreos/go-systemd/v22/daemon":    {"internal/run": "tells the service manager"},
 		"github.com/rogpeppe/go-internal/testscript": {},
 		"log": {}, "log/slog": {"internal/secret": "says how a secret is logged: not at all"}, "net/http": {}, "plugin": {}, "C": {}, "os/user": {}, "math/rand": {}, "io/ioutil": {},

@@ -67,9 +67,10 @@ const secret = "hunter"
 var digest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 
 // ampoule is the program itself. In what it writes, the directory of the case
-// reads $WORK, so that it is the same in every run, and, unless the case sets
-// $DIGESTS, a digest reads sha256:…, so that a change of the plan shows in the
-// cases that are about it. A secret in it is a failure of any case.
+// reads $WORK and the user's number $UID, so that it is the same in every run,
+// and, unless the case sets $DIGESTS, a digest reads sha256:…, so that a change
+// of the plan shows in the cases that are about it. A secret in it is a failure
+// of any case.
 func ampoule() int {
 	stdout, closeOut := collect()
 	stderr, closeErr := collect()
@@ -79,6 +80,7 @@ func ampoule() int {
 			code = 99
 		}
 		text = bytes.ReplaceAll(text, []byte(os.Getenv("WORK")), []byte("$WORK"))
+		text = bytes.ReplaceAll(text, fmt.Appendf(nil, "for uid %d", os.Geteuid()), []byte("for uid $UID"))
 		if os.Getenv("DIGESTS") == "" {
 			text = digest.ReplaceAll(text, []byte("sha256:…"))
 		}

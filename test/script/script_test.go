@@ -143,9 +143,8 @@ func setup(env *testscript.Env) error {
 	for _, name := range []string{"CREDENTIALS_DIRECTORY", "INVOCATION_ID", "NOTIFY_SOCKET", "AMPOULE_PLAN", "AMPOULE_CONTROL"} {
 		env.Setenv(name, "")
 	}
-	// Relative, so that messages about it are the same everywhere.
-	env.Setenv("STATE_DIRECTORY", "state")
-	env.Setenv("RUNTIME_DIRECTORY", "runtime")
+	env.Setenv("STATE_DIRECTORY", filepath.Join(env.WorkDir, "state"))
+	env.Setenv("RUNTIME_DIRECTORY", filepath.Join(env.WorkDir, "runtime"))
 	program, err := exec.LookPath("ampoule")
 	if err != nil {
 		return err

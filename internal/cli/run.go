@@ -64,7 +64,7 @@ func runCommand(s Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return carryOut(cmd.Context(), s, p)
+			return carryOut(cmd.Context(), s, p, "")
 		},
 	}
 	sel.addFlags(cmd)
@@ -81,15 +81,15 @@ func bootCommand(s Streams) *cobra.Command {
 			"The program runs it, or executes it as its last step.\n\n" + exitCodes,
 		Args: argumentsOf("boot takes no arguments", 0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			file := os.Getenv(run.PlanVariable)
-			if file == "" || os.Getenv(run.ControlVariable) == "" {
+			file, control := os.Getenv(run.PlanVariable), os.Getenv(run.ControlVariable)
+			if file == "" || control == "" {
 				return fmt.Errorf("boot is run by a program that Runner= names; $%s and $%s are not both set", run.PlanVariable, run.ControlVariable)
 			}
 			p, err := readPlan(s, file, "")
 			if err != nil {
 				return err
 			}
-			return carryOut(cmd.Context(), s, p)
+			return carryOut(cmd.Context(), s, p, control)
 		},
 	}
 }
@@ -166,7 +166,8 @@ func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 }
 
 // carryOut runs the plan and turns the outcome into words and an exit code.
-func carryOut(ctx context.Context, s Streams, p *plan.Plan) error {
+// control is the descriptor of the run above, for boot.
+func carryOut(ctx context.Context, s Streams, p *plan.Plan, control string) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
@@ -176,7 +177,7 @@ func carryOut(ctx context.Context, s Streams, p *plan.Plan) error {
 	}
 	out := run.Run(ctx, run.Options{
 		Plan: p, Driver: d, Host: host.Local(), Getenv: os.Getenv,
-		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err),
+		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err), Control: control,
 	})
 	printProblems(s, out.Problems)
 	fmt.Fprintf(s.Err, "ampoule: %s: %s\n", p.VM.Name, out.Text)

@@ -25,6 +25,13 @@ func choose(p *plan.Plan, creds []credential.Credential) (channel *plan.Channel,
 	if len(creds) == 0 {
 		return nil, "", nil
 	}
+	if len(p.VM.Channels) == 0 {
+		problems.Add(diag.Problem{
+			Origin: creds[0].Origin, Key: creds[0].Key, Value: creds[0].Shown,
+			What: "the plan has no channel that takes credentials into the guest",
+		})
+		return nil, "", problems
+	}
 	refused := make([][]refusal, len(p.VM.Channels))
 	for i := range p.VM.Channels {
 		c := &p.VM.Channels[i]

@@ -5,11 +5,12 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
-	"github.com/ampoule-vm/ampoule/internal/preflight"
+	"github.com/ampoule-vm/ampoule/internal/plan"
 )
 
 // Check judges a plan on this host as Run would, and starts nothing. Sockets
@@ -17,15 +18,11 @@ import (
 // hypervisor for its version, for which a start has no time.
 func Check(ctx context.Context, o Options) diag.List {
 	r := &runner{Options: o, dirs: FindDirectories(o.Plan.VM.Name, o.Getenv)}
-	answers, problems := preflight.Judge(o.Plan, o.Host, r.dirs.State)
-	r.withoutEffects(&problems)
-	creds, wrong := r.gather(ctx)
-	defer credential.Wipe(creds)
-	problems = append(problems, wrong...)
-	if !wrong.HasErrors() {
-		_, _, wrong = choose(r.Plan, creds)
-		problems = append(problems, wrong...)
-	}
+	var notes diag.List
+	r.withoutEffects(&notes)
+	s, problems := r.prepare(ctx)
+	credential.Wipe(s.creds)
+	problems = append(problems, notes...)
 	for _, c := range o.Plan.VM.Credentials {
 		if c.Kind == string(credential.Set) {
 			problems.Add(diag.Problem{
@@ -34,8 +31,8 @@ func Check(ctx context.Context, o Options) diag.List {
 			})
 		}
 	}
-	if answers.Binary != "" && !problems.HasErrors() {
-		r.probe(ctx, answers.Binary, &problems)
+	if s.Binary != "" && !problems.HasErrors() {
+		r.probe(ctx, s.Binary, &problems)
 	}
 	problems.Sort()
 	return problems
@@ -43,20 +40,45 @@ func Check(ctx context.Context, o Options) diag.List {
 
 // withoutEffects drops the credentials that cannot be read without an effect.
 func (r *runner) withoutEffects(problems *diag.List) {
+	if r.Getenv("CREDENTIALS_DIRECTORY") != "" {
+		return // systemd has read them
+	}
 	p := *r.Plan
 	p.VM.Credentials = nil
 	for _, c := range r.Plan.VM.Credentials {
-		info, err := os.Stat(c.Path)
-		if c.Path != "" && err == nil && info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe) != 0 && r.Getenv("CREDENTIALS_DIRECTORY") == "" {
-			problems.Add(diag.Problem{
-				Origin: r.Plan.Origin(c.From), Severity: diag.Note, Key: "LoadCredential", Value: c.ID + ":" + c.Path,
-				What: "not read, since reading a socket or FIFO has effects",
-			})
+		if path := r.readFrom(c); !hasEffects(path) {
+			p.VM.Credentials = append(p.VM.Credentials, c)
 			continue
 		}
-		p.VM.Credentials = append(p.VM.Credentials, c)
+		request := requests(r.Plan, []plan.Credential{c})[0]
+		problems.Add(diag.Problem{
+			Origin: request.Origin, Severity: diag.Note, Key: request.Key, Value: request.Shown,
+			What: "not read, since reading a socket or FIFO has effects",
+		})
 	}
 	r.Plan = &p
+}
+
+// readFrom is the source of a credential; of one that [Service] loads, the
+// source there.
+func (r *runner) readFrom(c plan.Credential) string {
+	if c.Kind != string(credential.Pass) {
+		return c.Path
+	}
+	for _, s := range r.Plan.Unit.Credentials {
+		if s.ID == c.ID && s.Path != "" {
+			return s.Path
+		}
+	}
+	return ""
+}
+
+func hasEffects(path string) bool {
+	if !filepath.IsAbs(path) {
+		return false // the name of one in a store, where only files count
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe) != 0
 }
 
 // probe asks the hypervisor for its version.
@@ -66,6 +88,7 @@ func (r *runner) probe(ctx context.Context, binary string, problems *diag.List) 
 	args, read := r.Driver.Probe()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = []string{}
+	cmd.WaitDelay = time.Second
 	at := diag.Problem{Origin: r.Plan.Origin("HypervisorPath"), Key: "HypervisorPath", Value: binary}
 	output, err := cmd.Output()
 	if err != nil {

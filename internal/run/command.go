@@ -1,8 +1,10 @@
 package run
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,8 +12,15 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/secret"
 	"github.com/ampoule-vm/ampoule/internal/spec"
-	"github.com/ampoule-vm/ampoule/internal/tsc"
 )
+
+// tscRate stands in a plan for the rate of the host's time stamp counter.
+const tscRate = "{tsc_khz}"
+
+// needsRate reports whether a guest must be told that rate.
+func needsRate(a plan.Accelerator) bool {
+	return slices.ContainsFunc(a.CommandLine, func(w string) bool { return strings.Contains(w, tscRate) })
+}
 
 // firstFD is the number of the first inherited descriptor in the child.
 const firstFD = 3
@@ -37,6 +46,9 @@ type answers struct {
 	channel          *plan.Channel
 	credentials      []credential.Credential
 	control, console *os.File
+	// khz measures the host's time stamp counter; it is called only where the
+	// guest must be told.
+	khz func() (int, error)
 }
 
 // assemble answers the questions of the plan's command line. On error nothing
@@ -55,7 +67,7 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 		case plan.AskConsole:
 			c.addFile(part, a.console)
 		case plan.AskCommandLine:
-			err = c.addCommandLine(p, part, a.accelerator)
+			err = c.addCommandLine(p, part, a)
 		case plan.AskChannel:
 			err = c.addChannel(a)
 		default:
@@ -65,6 +77,9 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 			c.closeSecrets()
 			return nil, err
 		}
+	}
+	if len(a.credentials) > 0 && len(c.sealed) == 0 {
+		return nil, errors.New("the plan's command line has no place for the credentials")
 	}
 	return c, nil
 }
@@ -91,15 +106,15 @@ func (c *commandLine) addFile(part plan.Part, f *os.File) {
 
 // addCommandLine joins the kernel's command line: what the accelerator needs,
 // then the plan's words, so that a user's word wins.
-func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, acc plan.Accelerator) error {
+func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, a answers) error {
 	words := []string{}
-	for _, w := range acc.CommandLine {
-		if strings.Contains(w, "{tsc_khz}") {
-			khz, err := tsc.KHz()
+	for _, w := range a.accelerator.CommandLine {
+		if strings.Contains(w, tscRate) {
+			khz, err := a.khz()
 			if err != nil {
 				return fmt.Errorf("measuring the host's time stamp counter, which the guest must be told: %w", err)
 			}
-			w = strings.ReplaceAll(w, "{tsc_khz}", strconv.Itoa(khz))
+			w = strings.ReplaceAll(w, tscRate, strconv.Itoa(khz))
 		}
 		words = append(words, w)
 	}
@@ -174,6 +189,9 @@ func (c *commandLine) closeSecrets() {
 // blame finds the assignment behind an argument that the hypervisor refused:
 // the words before the first that does not match.
 func (c *commandLine) blame(argument string) (from string, ok bool) {
+	if argument == "" {
+		return "", false // an empty word of the command line is not meant
+	}
 	for i := range c.argv {
 		rest := argument
 		for _, w := range c.argv[i:] {

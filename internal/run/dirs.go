@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,39 +12,54 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Directories are where a VM keeps what it needs beside its plan.
+// Directories are where a VM keeps what it needs beside its plan. Both are
+// absolute.
 type Directories struct {
-	// State holds relative disks; it is made when one is needed.
+	// State holds relative disks; it is made when one is needed. Empty: there
+	// is no place for them.
 	State string
 	// Runtime holds the lock and the record of the run, on a tmpfs. Empty:
 	// there is no place for it, and neither is kept.
 	Runtime string
+	// given: Runtime is a service manager's, who also removes it.
+	given bool
 }
 
 // FindDirectories follows systemd's variables where a service manager set them,
 // and its paths otherwise: those of the system for root, those of the user
-// (XDG base directories) for anybody else.
+// (XDG base directories, of which relative ones do not count) for anybody else.
 func FindDirectories(name string, getenv func(string) string) Directories {
-	first := func(variable string) string {
-		dir, _, _ := strings.Cut(getenv(variable), ":")
-		return dir
-	}
-	d := Directories{State: first("STATE_DIRECTORY"), Runtime: first("RUNTIME_DIRECTORY")}
 	below := filepath.Join("ampoule", "vm", name)
-	state, runtime := "/var/lib", "/run"
+	in := func(base string) string {
+		if !filepath.IsAbs(base) {
+			return ""
+		}
+		return filepath.Join(base, below)
+	}
+	d := Directories{State: given(getenv, "STATE_DIRECTORY"), Runtime: given(getenv, "RUNTIME_DIRECTORY")}
+	d.given = d.Runtime != ""
+	state, runtime := in("/var/lib"), in("/run")
 	if os.Geteuid() != 0 {
-		state, runtime = getenv("XDG_STATE_HOME"), getenv("XDG_RUNTIME_DIR")
-		if state == "" {
-			state = filepath.Join(getenv("HOME"), ".local", "state")
+		state, runtime = in(getenv("XDG_STATE_HOME")), in(getenv("XDG_RUNTIME_DIR"))
+		if home := getenv("HOME"); state == "" && filepath.IsAbs(home) {
+			state = in(filepath.Join(home, ".local", "state"))
 		}
 	}
-	if d.State == "" {
-		d.State = filepath.Join(state, below)
-	}
-	if d.Runtime == "" && runtime != "" {
-		d.Runtime = filepath.Join(runtime, below)
-	}
+	d.State, d.Runtime = cmp.Or(d.State, state), cmp.Or(d.Runtime, runtime)
 	return d
+}
+
+// given is the first directory of a service manager's variable. One that
+// somebody set by hand and relative is meant from here.
+func given(getenv func(string) string, variable string) string {
+	dir, _, _ := strings.Cut(getenv(variable), ":")
+	if dir == "" {
+		return ""
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		return abs
+	}
+	return dir
 }
 
 // Record is what ampoule run writes down about a start: the answers to the
@@ -86,20 +102,50 @@ var errRunning = errors.New("the VM is running already")
 // recorder holds the lock of a running VM and writes its record.
 type recorder struct {
 	dir  string
-	made bool // the directory is ours to remove
+	ours bool // the directory is ours to remove
 	lock *os.File
 }
 
-// claim takes the VM's lock. The lock ends with the process, whatever ends it.
-func claim(dir string) (*recorder, error) {
-	if dir == "" {
+// The files of the runtime directory.
+const (
+	lockName   = "lock"
+	recordName = "run.json"
+	newRecord  = ".run.json.new"
+)
+
+// claim takes the VM's lock. The lock ends with the process, whatever ends it;
+// the file that a killed predecessor left locks nothing.
+func claim(d Directories) (*recorder, error) {
+	if d.Runtime == "" {
 		return &recorder{}, nil
 	}
-	_, statErr := os.Stat(dir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the runtime directory: %w", err)
+	for {
+		_, statErr := os.Stat(d.Runtime)
+		if err := os.MkdirAll(d.Runtime, 0o700); err != nil {
+			return nil, fmt.Errorf("making the runtime directory: %w", err)
+		}
+		lock, err := takeLock(filepath.Join(d.Runtime, lockName))
+		switch {
+		case errors.Is(err, errLockGone):
+			continue // whoever ran the VM has just cleaned up
+		case err != nil:
+			return nil, err
+		}
+		return &recorder{dir: d.Runtime, ours: statErr != nil || !d.given, lock: lock}, nil
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+}
+
+// errLockGone: the lock file was removed while we were about to take it.
+var errLockGone = errors.New("the lock file is gone")
+
+// takeLock opens and locks a file, and makes sure that it is still the one
+// with that name: a lock on a file that its last owner has removed would keep
+// nobody out.
+func takeLock(path string) (*os.File, error) {
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errLockGone
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
@@ -108,12 +154,23 @@ func claim(dir string) (*recorder, error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errRunning
 		}
-		return nil, fmt.Errorf("taking the lock %s: %w", lock.Name(), err)
+		return nil, fmt.Errorf("taking the lock %s: %w", path, err)
 	}
-	return &recorder{dir: dir, made: statErr != nil, lock: lock}, nil
+	held, err := lock.Stat()
+	if err == nil {
+		var named os.FileInfo
+		if named, err = os.Lstat(path); err == nil && os.SameFile(held, named) {
+			return lock, nil
+		}
+	}
+	lock.Close()
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil, errLockGone
+	}
+	return nil, fmt.Errorf("looking at the lock: %w", err)
 }
 
-// write replaces the record.
+// write replaces the record, whole or not at all.
 func (r *recorder) write(rec Record) error {
 	if r.dir == "" {
 		return nil
@@ -122,37 +179,37 @@ func (r *recorder) write(rec Record) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(r.dir, "run.json"), append(data, '\n'))
-}
-
-// release removes what claim and write made.
-func (r *recorder) release() {
-	if r.dir == "" {
-		return
-	}
-	_ = os.Remove(filepath.Join(r.dir, "run.json"))
-	_ = os.Remove(filepath.Join(r.dir, "lock"))
-	if r.made {
-		_ = os.Remove(r.dir)
-	}
-	r.lock.Close()
-}
-
-// writeFile replaces a file whole or not at all.
-func writeFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	// The lock is ours, so one name will do, and what a killed predecessor
+	// left there is overwritten.
+	path := filepath.Join(r.dir, newRecord)
+	tmp, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(data)
+	_, err = tmp.Write(append(data, '\n'))
 	if closeErr := tmp.Close(); err == nil {
 		err = closeErr
 	}
 	if err == nil {
-		err = os.Rename(tmp.Name(), path)
+		err = os.Rename(path, filepath.Join(r.dir, recordName))
 	}
 	if err != nil {
-		_ = os.Remove(tmp.Name())
+		_ = os.Remove(path)
 	}
 	return err
+}
+
+// release removes what claim and write made, the lock file last and while it is
+// still locked, so that a successor never meets a half-removed record.
+func (r *recorder) release() {
+	if r.dir == "" {
+		return
+	}
+	for _, name := range []string{newRecord, recordName, lockName} {
+		_ = os.Remove(filepath.Join(r.dir, name))
+	}
+	if r.ours {
+		_ = os.Remove(r.dir)
+	}
+	r.lock.Close()
 }

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,9 +18,16 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 )
 
-// createDisks makes the disks that have a size and are missing. A disk appears
-// whole or not at all; one that exists is never touched.
-func createDisks(p *plan.Plan, state string, h host.Host) error {
+// createDisks makes the disks that have a size and are missing, and returns
+// their paths. A disk appears whole or not at all; one that exists is never
+// touched. On error none of them is left.
+func createDisks(ctx context.Context, p *plan.Plan, state string, h host.Host) (made []string, err error) {
+	defer func() {
+		if err != nil {
+			removeAll(made)
+			made = nil
+		}
+	}()
 	for _, d := range p.VM.Disks {
 		if d.Size == 0 {
 			continue
@@ -27,25 +36,41 @@ func createDisks(p *plan.Plan, state string, h host.Host) error {
 		if _, err := os.Lstat(path); err == nil {
 			continue
 		} else if !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%s: creating the disk %s: %w", p.Origin(d.From), path, err)
+			return made, fmt.Errorf("%s: creating the disk %s: %w", p.Origin(d.From), path, err)
 		}
-		if err := createDisk(d, path, h); err != nil {
-			return fmt.Errorf("%s: creating the disk %s of %d bytes: %w", p.Origin(d.From), path, d.Size, err)
+		if err := createDisk(ctx, d, path, h); err != nil {
+			return made, fmt.Errorf("%s: creating the disk %s of %d bytes: %w", p.Origin(d.From), path, d.Size, err)
 		}
+		made = append(made, path)
 	}
-	return nil
+	return made, nil
 }
 
-func createDisk(d plan.Disk, path string, h host.Host) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func removeAll(paths []string) {
+	for _, p := range paths {
+		_ = os.Remove(p)
+	}
+}
+
+// newDisk begins the name of a disk that is being made.
+const newDisk = ".new-disk-"
+
+func createDisk(ctx context.Context, d plan.Disk, path string, h host.Host) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	// What a killed predecessor left; the VM's lock is ours.
-	stale, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".new-disk-*"))
-	for _, s := range stale {
-		_ = os.Remove(s)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-disk-*")
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), newDisk) {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+	tmp, err := os.CreateTemp(dir, newDisk+"*")
 	if err != nil {
 		return err
 	}
@@ -55,7 +80,11 @@ func createDisk(d plan.Disk, path string, h host.Host) error {
 	case "raw":
 		err = reserve(tmp, d.Size)
 	default:
-		err = qemuImg(h, d, tmp.Name())
+		err = qemuImg(ctx, h, d, tmp.Name())
+	}
+	if err == nil {
+		// Also after a crash the disk is whole or not there.
+		err = tmp.Sync()
 	}
 	if err != nil {
 		return err
@@ -67,6 +96,11 @@ func createDisk(d plan.Disk, path string, h host.Host) error {
 // reserve gives the file its size and its blocks: a disk that does not fit is
 // an error now and not an I/O error in the guest later.
 func reserve(f *os.File, size int64) error {
+	// The kernel answers a file beyond this limit with a signal.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(size) {
+		return fmt.Errorf("this process may write files of %d bytes only (RLIMIT_FSIZE, LimitFSIZE=)", limit.Cur)
+	}
 	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 	for errors.Is(err, unix.EINTR) {
 		err = unix.Fallocate(int(f.Fd()), 0, 0, size)
@@ -78,13 +112,14 @@ func reserve(f *os.File, size int64) error {
 	return err
 }
 
-func qemuImg(h host.Host, d plan.Disk, path string) error {
+func qemuImg(ctx context.Context, h host.Host, d plan.Disk, path string) error {
 	tool, ok := h.FindBinary([]string{preflight.ImageTool})
 	if !ok {
 		return fmt.Errorf("%s is absent", preflight.ImageTool)
 	}
-	cmd := exec.Command(tool, "create", "-q", "-f", d.Format, "-o", "preallocation=metadata", path, strconv.FormatInt(d.Size, 10))
+	cmd := exec.CommandContext(ctx, tool, "create", "-q", "-f", d.Format, "-o", "preallocation=metadata", path, strconv.FormatInt(d.Size, 10))
 	cmd.Env = []string{}
+	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", preflight.ImageTool, err, strings.TrimSpace(string(out)))
 	}

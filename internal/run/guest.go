@@ -14,7 +14,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/control/qmp"
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
-	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/process"
 )
@@ -44,52 +43,59 @@ type guest struct {
 	proc    *process.Process
 	qmp     *qmp.Client
 	screen  *screen
+	ran     bool // the guest's processors were started
 	stopped bool // a stop was asked for
 	// resetting: a reset was ordered and its event has not come.
 	resetting bool
 	ready     bool
 	readyc    chan struct{}
 	escapec   chan struct{}
+	// trouble is an order that the guest cannot go on without.
+	trouble chan error
 }
 
 // boot starts the hypervisor and stays with it.
-func (r *runner) boot(ctx context.Context, a preflight.Answers, channel *plan.Channel, creds []credential.Credential) Outcome {
-	g := &guest{runner: r, readyc: make(chan struct{}, 1), escapec: make(chan struct{}, 1)}
+func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outcome {
 	control, theirControl, err := qmp.Pair()
 	if err != nil {
 		return failed("%v", err)
 	}
+	defer control.Close()
+	defer theirControl.Close()
 	serial, theirSerial, err := qmp.Pair()
 	if err != nil {
 		return failed("%v", err)
 	}
 	defer serial.Close()
-	g.cmd, err = assemble(r.Plan, answers{a.Accelerator, channel, creds, theirControl, theirSerial})
+	defer theirSerial.Close()
+	g.cmd, err = assemble(g.Plan, answers{s.Accelerator, s.channel, s.creds, theirControl, theirSerial, khz})
 	if err != nil {
-		control.Close()
 		return failed("%v", err)
 	}
 	defer g.cmd.closeSecrets()
-	g.leak(creds)
-	if g.cmd.unlocked && r.Host.HasSwap() {
-		r.warn("the memory of the credentials could not be locked (RLIMIT_MEMLOCK), and this host has swap: until the guest runs, they could be written there")
+	g.leak(s.creds)
+	if g.cmd.unlocked && g.Host.MaySwap() {
+		g.warn("the memory of the credentials could not be locked (RLIMIT_MEMLOCK): until the guest runs, they could be written to swap")
 	}
-	if err := g.start(a.Binary, theirControl, theirSerial); err != nil {
-		control.Close()
+	if err := g.start(s.Binary); err != nil {
 		return failed("%v", err)
 	}
+	// Our copies of the hypervisor's ends, or its end would not be noticed.
+	theirControl.Close()
+	theirSerial.Close()
 	defer g.end()
 	g.attach(serial)
 	if out, ok := g.handshake(ctx, control); !ok {
 		return out
 	}
+	g.ran = true
 	defer g.qmp.Close()
 	// The hypervisor has read the credentials: our copies go.
 	g.cmd.closeSecrets()
-	credential.Wipe(creds)
+	credential.Wipe(s.creds)
 	g.record.HypervisorPid, g.record.Version = g.proc.Pid(), g.qmp.Version().String()
 	g.report.started(g.record)
-	if r.Plan.VM.Readiness.Mode == "started" {
+	if g.Plan.VM.Readiness.Mode == "started" {
 		g.becomeReady()
 	}
 	return g.watch(ctx)
@@ -97,7 +103,7 @@ func (r *runner) boot(ctx context.Context, a preflight.Answers, channel *plan.Ch
 
 // start starts the hypervisor with nothing of our environment and no
 // descriptor but those of its command line.
-func (g *guest) start(binary string, control, serial *os.File) error {
+func (g *guest) start(binary string) error {
 	dir := "/"
 	for _, d := range g.Plan.VM.Disks {
 		if preflight.DiskPath(d, g.dirs.State) != d.Path {
@@ -107,8 +113,6 @@ func (g *guest) start(binary string, control, serial *os.File) error {
 	proc, err := process.Start(process.Spec{
 		Path: binary, Args: append([]string{binary}, g.cmd.argv...), Env: []string{}, Dir: dir, Extra: g.cmd.files,
 	})
-	control.Close()
-	serial.Close()
 	if err != nil {
 		return err
 	}
@@ -151,7 +155,7 @@ func (g *guest) attach(serial net.Conn) {
 		defer close(g.screen.done)
 		err := console.Attach(ctx, serial, console.Options{
 			In: g.Stdin, Out: g.Stdout, Watch: watch, Messages: g.Messages,
-			OnEscape: func() { nonblocking(g.escapec) }, OwnSignals: stopSignals(),
+			OnEscape: func() { nonblocking(g.escapec) }, OwnSignals: g.stopSignals,
 		})
 		if err != nil && ctx.Err() == nil {
 			g.warn("the console: %v", err)
@@ -192,21 +196,32 @@ func (g *guest) handshake(ctx context.Context, conn net.Conn) (Outcome, bool) {
 		}
 		done <- result{client, err}
 	}()
+	var why string
 	select {
 	case res := <-done:
 		g.qmp = res.client
 		if res.err == nil {
 			return Outcome{}, true
 		}
-		return g.died(res.err), false
-	case s := <-g.signals:
-		cancel()
-		if res := <-done; res.client != nil {
+		if res.client != nil {
 			res.client.Close()
 		}
-		return failed("stopped by %s before the guest ran", s), false
+		return g.died(res.err), false
+	case s := <-g.signals:
+		why = signalName(s)
+	case why = <-g.report.stops():
+	case <-g.escapec:
+		why = escaped
 	}
+	cancel()
+	if res := <-done; res.client != nil {
+		res.client.Close()
+	}
+	return stoppedEarly(why), false
 }
+
+// escaped is the reason of a stop that the operator typed.
+const escaped = "Ctrl-] three times"
 
 // died explains a hypervisor that ended before the guest ran. Words of it that
 // name an argument become an error at the line behind that argument.
@@ -250,7 +265,7 @@ func (g *guest) watch(ctx context.Context) Outcome {
 	stop := func(why string) {
 		if !g.stopped {
 			g.tell("%s: pressing the power button of %s", why, g.Plan.VM.Name)
-			notify("STOPPING=1\nSTATUS=waiting for the guest to power off")
+			notifyStopping(g.Plan.VM.StopTimeout)
 			if ms := g.Plan.VM.StopTimeout; ms > 0 {
 				kill = time.After(time.Duration(ms) * time.Millisecond)
 			}
@@ -268,9 +283,9 @@ func (g *guest) watch(ctx context.Context) Outcome {
 			}
 			stop(why)
 		case <-g.escapec:
-			stop("Ctrl-] three times")
+			stop(escaped)
 		case <-ctx.Done():
-			stop("cancelled")
+			stop(cancelled)
 			ctx = context.WithoutCancel(ctx)
 		case <-again.C:
 			if g.stopped {
@@ -283,6 +298,8 @@ func (g *guest) watch(ctx context.Context) Outcome {
 				time.Duration(g.Plan.VM.StopTimeout)*time.Millisecond)}
 		case <-g.readyc:
 			g.becomeReady()
+		case err := <-g.trouble:
+			return g.stuck(err)
 		case e, ok := <-g.qmp.Events():
 			if !ok {
 				return g.vanished()
@@ -294,6 +311,19 @@ func (g *guest) watch(ctx context.Context) Outcome {
 			return g.lastWords()
 		}
 	}
+}
+
+// stuck ends a guest that waits for an order which the hypervisor did not take.
+// Where it did not because it is gone, that is what there is to say.
+func (g *guest) stuck(err error) Outcome {
+	select {
+	case <-g.proc.Done():
+		return g.lastWords()
+	case <-time.After(time.Second):
+	}
+	_ = g.proc.Kill()
+	<-g.proc.Done()
+	return failed("the hypervisor did not start the guest again after its reboot and was killed: %v%s", err, g.words())
 }
 
 // abandon ends a guest that nobody watches over any more.
@@ -348,20 +378,28 @@ func rebootAction(action string) order {
 }
 
 // execute sends commands, one after the other, in the background: a hypervisor
-// that hangs must not keep us from the time-out that kills it.
-func (g *guest) execute(orders ...order) {
+// that hangs must not keep us from the time-out that kills it. otherwise, where
+// it is not nil, gets the reason why not all of them were carried out.
+func (g *guest) execute(otherwise chan<- error, orders ...order) {
+	client := g.qmp
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 		defer cancel()
 		for _, o := range orders {
-			if err := g.qmp.Execute(ctx, o.name, o.args, nil); err != nil {
-				return
+			err := client.Execute(ctx, o.name, o.args, nil)
+			if err == nil {
+				continue
 			}
+			select {
+			case otherwise <- err:
+			default:
+			}
+			return
 		}
 	}()
 }
 
-func (g *guest) pressPowerButton() { g.execute(command("system_powerdown")) }
+func (g *guest) pressPowerButton() { g.execute(nil, command("system_powerdown")) }
 
 func (g *guest) becomeReady() {
 	if g.ready {
@@ -382,12 +420,16 @@ func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 	case qmp.Reset:
 		if g.resetting {
 			g.resetting = false
-			g.execute(rebootAction("shutdown"), command("cont"))
+			g.execute(g.trouble, rebootAction("shutdown"), command("cont"))
 		}
 	case qmp.GuestPanicked:
 		// With shutdown=pause QEMU stops here and sends no SHUTDOWN.
 		return g.panicked()
 	case qmp.Shutdown:
+		if g.resetting && d.Reason == qmp.ReasonGuestReset {
+			// A guest that asked twice before it was stopped.
+			return Outcome{}, false
+		}
 		return g.shutdown(d)
 	}
 	return Outcome{}, false
@@ -412,7 +454,7 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 		g.report.started(g.record)
 		g.resetting = true
 		// Ours is a reset like any other: for once it must not become a stop.
-		g.execute(rebootAction("reset"), command("system_reset"))
+		g.execute(g.trouble, rebootAction("reset"), command("system_reset"))
 		return Outcome{}, false
 	case qmp.ReasonGuestPanic:
 		return g.panicked()
@@ -434,7 +476,7 @@ func (g *guest) panicked() (Outcome, bool) {
 
 // quit ends a hypervisor whose guest has ended.
 func (g *guest) quit(out Outcome) (Outcome, bool) {
-	g.execute(command("quit"))
+	g.execute(nil, command("quit"))
 	select {
 	case <-g.proc.Done():
 	case <-time.After(quitTimeout):
@@ -451,7 +493,7 @@ func (g *guest) vanished() Outcome {
 	case <-time.After(quitTimeout):
 		_ = g.proc.Kill()
 		<-g.proc.Done()
-		return failed("the hypervisor closed its control connection and was killed%s", g.words())
+		return failed("the control connection with the hypervisor ended, and it was killed: %v%s", g.qmp.Err(), g.words())
 	}
 	exit, _ := g.proc.Wait()
 	return failed("the hypervisor died (%s)%s", exit, g.words())

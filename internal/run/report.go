@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -61,25 +62,45 @@ func (r *runner) writeRecord(rec Record) {
 // message is what travels between ampoule boot and ampoule run, one packet of
 // JSON each.
 type message struct {
-	Hello   bool     `json:"hello,omitempty"`
-	Started *Record  `json:"started,omitempty"`
-	Ready   *Record  `json:"ready,omitempty"`
-	Ended   *Outcome `json:"ended,omitempty"`
+	Hello bool `json:"hello,omitempty"`
+	// Credentials are some of those of the record that follows: all of them
+	// can be more than a packet holds.
+	Credentials []DeliveredMetadata `json:"credentials,omitempty"`
+	// Started is the record without them.
+	Started *Record `json:"started,omitempty"`
+	Ready   bool    `json:"ready,omitempty"`
+	// Ended is the outcome. Its problems are not in it: boot has said them.
+	Ended *ending `json:"ended,omitempty"`
 	// Stop travels the other way.
 	Stop string `json:"stop,omitempty"`
 }
 
-// maxMessage holds a record of as many credentials as a VM can have.
-const maxMessage = 1 << 20
+// ending is an outcome on its way.
+type ending struct {
+	Code int    `json:"code"`
+	Text string `json:"text"`
+}
+
+const (
+	// maxMessage is the largest packet; the kernel's limit for an unprivileged
+	// socket is about 200 KiB (net.core.wmem_default).
+	maxMessage = 128 << 10
+	// maxCredentials is how many fit one, of any size: a name of 255 bytes and
+	// a source with a path of 4096, either in JSON up to six times as long.
+	maxCredentials = 4
+	// maxText keeps an outcome well within one.
+	maxText = 16 << 10
+)
 
 // remote reports to the ampoule run above.
 type remote struct {
 	conn  *net.UnixConn
 	stopc chan string
+	over  chan struct{} // nobody takes stops any more
 }
 
 // connect takes over the inherited socket.
-func connect(fd string) (reporter, error) {
+func connect(fd string) (*remote, error) {
 	n, err := strconv.Atoi(fd)
 	if err != nil || n < 3 {
 		return nil, fmt.Errorf("$%s is not the number of a descriptor", ControlVariable)
@@ -88,10 +109,15 @@ func connect(fd string) (reporter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the descriptor in $%s is not open: the runner has to hand it on (%w)", ControlVariable, err)
 	}
-	r := &remote{conn: conn, stopc: make(chan string, 4)}
-	r.send(message{Hello: true})
+	r := &remote{conn: conn, stopc: make(chan string), over: make(chan struct{})}
+	send(conn, message{Hello: true})
 	go r.read()
 	return r, nil
+}
+
+func (r *remote) close() {
+	close(r.over)
+	r.conn.Close()
 }
 
 // unixConn turns a descriptor into a connection and closes the descriptor.
@@ -113,17 +139,21 @@ func (r *remote) read() {
 	buf := make([]byte, maxMessage)
 	for {
 		n, err := r.conn.Read(buf)
-		if err != nil || n == 0 {
+		var m message
+		switch {
+		case err != nil || n == 0:
 			// ampoule run is gone, and with it whoever would stop us.
-			r.stopc <- orphaned
+			m.Stop = orphaned
+		case json.Unmarshal(buf[:n], &m) != nil || m.Stop == "":
+			continue
+		}
+		select {
+		case r.stopc <- m.Stop:
+		case <-r.over:
 			return
 		}
-		var m message
-		if json.Unmarshal(buf[:n], &m) == nil && m.Stop != "" {
-			select {
-			case r.stopc <- m.Stop:
-			default:
-			}
+		if m.Stop == orphaned {
+			return
 		}
 	}
 }
@@ -131,17 +161,29 @@ func (r *remote) read() {
 // orphaned is the reason of a stop that cannot wait for the guest.
 const orphaned = "ampoule run is gone"
 
-func (r *remote) send(m message) {
+// send sends one packet. A peer that does not take it, or is gone, is noticed
+// by whoever reads.
+func send(conn *net.UnixConn, m message) {
 	data, err := json.Marshal(m)
-	if err == nil {
-		_ = r.conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_, err = r.conn.Write(data)
+	if err != nil {
+		return // numbers and strings always encode
 	}
-	// Without a reader the read side notices.
-	_ = err
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = conn.Write(data)
 }
 
-func (r *remote) started(rec Record)   { r.send(message{Started: &rec}) }
-func (r *remote) ready(rec Record)     { r.send(message{Ready: &rec}) }
-func (r *remote) ended(out Outcome)    { r.send(message{Ended: &out}) }
+func (r *remote) started(rec Record) {
+	for some := range slices.Chunk(rec.Credentials, maxCredentials) {
+		send(r.conn, message{Credentials: some})
+	}
+	rec.Credentials = nil
+	send(r.conn, message{Started: &rec})
+}
+
+func (r *remote) ready(Record) { send(r.conn, message{Ready: true}) }
+
+func (r *remote) ended(out Outcome) {
+	send(r.conn, message{Ended: &ending{out.Code, out.Text[:min(len(out.Text), maxText)]}})
+}
+
 func (r *remote) stops() <-chan string { return r.stopc }

@@ -14,7 +14,9 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -27,6 +29,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/secret"
 	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/tsc"
 )
 
 // Options are what a run needs beside the plan.
@@ -39,7 +42,10 @@ type Options struct {
 	// one write a line.
 	Stdin, Stdout *os.File
 	Messages      *console.Messages
-	Leak          LeakForTest
+	// Control is the number of the inherited descriptor on which a boot from
+	// within a Runner= reports to the run above it; empty for a run of its own.
+	Control string
+	Leak    LeakForTest
 }
 
 // LeakForTest makes a deliberately leaking build, by which the leak scan is
@@ -49,96 +55,180 @@ type LeakForTest struct{ Argv, File bool }
 // runner is one run.
 type runner struct {
 	Options
-	dirs    Directories
-	signals chan os.Signal
-	report  reporter
-	record  Record
-	claim   *recorder
+	dirs        Directories
+	stopSignals []os.Signal
+	signals     chan os.Signal
+	voice       *voice
+	report      reporter
+	record      Record
+	claim       *recorder
 }
 
 // Run carries out the plan and returns how it ended. It returns early only
 // with what stopped it.
 func Run(ctx context.Context, o Options) Outcome {
-	r := &runner{Options: o, signals: make(chan os.Signal, 8)}
+	r := &runner{Options: o, stopSignals: stopSignals(), signals: make(chan os.Signal, 8)}
 	// From here on a signal is an orderly stop, also before there is a guest.
-	signal.Notify(r.signals, stopSignals()...)
+	signal.Notify(r.signals, r.stopSignals...)
 	defer signal.Stop(r.signals)
+	r.voice = newVoice(o.Messages)
+	defer r.voice.close()
 	if err := secret.Harden(false); err != nil {
 		return failed("protecting the process: %v", err)
 	}
 	r.dirs = FindDirectories(o.Plan.VM.Name, o.Getenv)
-	supervised := o.Getenv(ControlVariable) != ""
-	if supervised {
-		report, err := connect(o.Getenv(ControlVariable))
+	r.report = local{r}
+	if o.Control != "" {
+		above, err := connect(o.Control)
 		if err != nil {
 			return failed("%v", err)
 		}
-		r.report = report
-	} else {
-		r.report = local{r}
+		defer above.close()
+		r.report = above
 	}
-	out := r.run(ctx, supervised)
+	out := r.run(ctx)
 	r.report.ended(out)
 	return out
 }
 
-// stopSignals are those that mean: power off.
+// stopSignals are those that mean: power off. One that whoever started us had
+// us ignore (nohup, a job in the background) stays ignored.
 func stopSignals() []os.Signal {
-	return []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
+	signals := []os.Signal{syscall.SIGTERM}
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signals = append(signals, s)
+		}
+	}
+	return signals
 }
 
-func (r *runner) run(ctx context.Context, supervised bool) Outcome {
+// start is what a plan needs to be started, all questions of the host and the
+// moment answered.
+type start struct {
+	preflight.Answers
+	creds []credential.Credential
+	// channel carries the credentials, why says why this one; nil without any.
+	channel *plan.Channel
+	why     string
+}
+
+func (r *runner) run(ctx context.Context) Outcome {
+	supervised := r.Control != ""
+	if !supervised {
+		// First, since some sources give a credential only once, and a VM that
+		// is running may still be at it.
+		var err error
+		if r.claim, err = claim(r.dirs); errors.Is(err, errRunning) {
+			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Runtime)
+		} else if err != nil {
+			return r.unclaimed(err)
+		}
+		defer r.claim.release()
+	}
+	early := r.beginEarly(ctx)
+	defer early.end()
+	s, problems := r.prepare(early)
+	defer credential.Wipe(s.creds)
+	if problems.HasErrors() {
+		if why := early.end(); why != "" {
+			return stoppedEarly(why)
+		}
+		return badInput(problems)
+	}
+	r.say(problems)
+	r.record = Record{
+		Schema: plan.Schema, Name: r.Plan.VM.Name, Pid: os.Getpid(), Invocation: r.Getenv("INVOCATION_ID"),
+		PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(s.creds),
+	}
+	if r.Plan.VM.Runner != "" && !supervised {
+		if why := early.end(); why != "" {
+			return stoppedEarly(why)
+		}
+		return r.startRunner(ctx, s.creds)
+	}
+	return r.startGuest(ctx, early, s)
+}
+
+// startGuest makes the disks that are missing and boots. A start that fails
+// before the guest ran leaves none of them.
+func (r *runner) startGuest(ctx context.Context, early *early, s start) Outcome {
+	if s.Emulated != "" {
+		r.warn("%s: KVM is not usable (%s); the processor is emulated, which is slow", r.Plan.VM.Name, s.Emulated)
+	}
+	if r.Host.MaySwap() {
+		r.warn("%s: this host has swap, and the guest's memory, its secrets included, can be written there; "+
+			"MemorySwapMax=0 in [Service] prevents that under systemd", r.Plan.VM.Name)
+	}
+	// The measurement takes 10 ms, in which disks can be made.
+	khz := sync.OnceValues(tsc.KHz)
+	if needsRate(s.Accelerator) {
+		go func() { _, _ = khz() }()
+	}
+	made, err := createDisks(early, r.Plan, r.dirs.State, r.Host)
+	if why := early.end(); why != "" {
+		removeAll(made)
+		return stoppedEarly(why)
+	}
+	if err != nil {
+		return failed("%v", err)
+	}
+	if s.channel != nil {
+		r.record.Channel, r.record.ChannelWhy = s.channel.Name, s.why
+	}
+	r.record.Hypervisor, r.record.Accelerator = s.Binary, s.Accelerator.Name
+	g := &guest{
+		runner: r, readyc: make(chan struct{}, 1), escapec: make(chan struct{}, 1), trouble: make(chan error, 1),
+	}
+	out := g.boot(ctx, s, khz)
+	if !g.ran {
+		removeAll(made)
+	}
+	return out
+}
+
+// prepare judges the plan on this host, brings the credentials together and
+// chooses the channel for them. All problems are found, and nothing has had an
+// effect. On error there are no credentials.
+func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	answers, problems := preflight.Judge(r.Plan, r.Host, r.dirs.State)
+	r.judgeRunner(&problems)
+	s := start{Answers: answers}
+	creds, wrong := r.gather(ctx)
+	problems = append(problems, wrong...)
+	if !wrong.HasErrors() {
+		s.creds = creds
+		s.channel, s.why, wrong = choose(r.Plan, creds)
+		problems = append(problems, wrong...)
+	}
+	if problems.HasErrors() {
+		credential.Wipe(s.creds)
+		s.creds = nil
+	}
+	return s, problems
+}
+
+// judgeRunner refuses a Runner= that could not be given its credentials.
+func (r *runner) judgeRunner(problems *diag.List) {
 	byHand := r.Getenv("CREDENTIALS_DIRECTORY") == ""
-	if r.Plan.VM.Runner != "" && !supervised && byHand && os.Geteuid() != 0 {
+	if r.Plan.VM.Runner != "" && r.Control == "" && byHand && os.Geteuid() != 0 {
 		problems.Add(diag.Problem{
 			Origin: r.Plan.Origin("Runner"), Key: "Runner", Value: r.Plan.VM.Runner,
 			What:     "run by hand, only root can give a runner a private $CREDENTIALS_DIRECTORY",
 			Accepted: "run it as root, or under systemd",
 		})
 	}
-	creds, wrong := r.gather(ctx)
-	defer credential.Wipe(creds)
-	problems = append(problems, wrong...)
-	var channel *plan.Channel
-	var why string
-	if !problems.HasErrors() {
-		channel, why, wrong = choose(r.Plan, creds)
-		problems = append(problems, wrong...)
-	}
+}
+
+// unclaimed is the end of a run that could not take the VM's lock: mistakes of
+// the input come first, as ever. No credential is read.
+func (r *runner) unclaimed(err error) Outcome {
+	_, problems := preflight.Judge(r.Plan, r.Host, r.dirs.State)
+	r.judgeRunner(&problems)
 	if problems.HasErrors() {
 		return badInput(problems)
 	}
-	r.say(problems)
-	if !supervised {
-		claim, err := claim(r.dirs.Runtime)
-		switch {
-		case errors.Is(err, errRunning):
-			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Runtime)
-		case err != nil:
-			return failed("%v", err)
-		}
-		r.claim = claim
-		defer claim.release()
-	}
-	r.record = Record{
-		Schema: plan.Schema, Name: r.Plan.VM.Name, Pid: os.Getpid(), Invocation: r.Getenv("INVOCATION_ID"),
-		PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(creds),
-	}
-	if r.Plan.VM.Runner != "" && !supervised {
-		return r.startRunner(ctx, creds)
-	}
-	if answers.Emulated != "" {
-		r.warn("%s: KVM is not usable (%s); the processor is emulated, which is slow", r.Plan.VM.Name, answers.Emulated)
-	}
-	if err := createDisks(r.Plan, r.dirs.State, r.Host); err != nil {
-		return failed("%v", err)
-	}
-	if channel != nil {
-		r.record.Channel, r.record.ChannelWhy = channel.Name, why
-	}
-	r.record.Hypervisor, r.record.Accelerator = answers.Binary, answers.Accelerator.Name
-	return r.boot(ctx, answers, channel, creds)
+	return failed("%v", err)
 }
 
 func describe(creds []credential.Credential) Delivery {
@@ -191,16 +281,16 @@ func requests(p *plan.Plan, creds []plan.Credential) []credential.Request {
 // say writes problems that stop nothing.
 func (r *runner) say(problems diag.List) {
 	for _, p := range problems {
-		fmt.Fprintf(r.Messages, "%s\n", p.Error())
+		r.voice.say(p.Error())
 	}
 }
 
 func (r *runner) warn(format string, args ...any) {
-	fmt.Fprintf(r.Messages, "ampoule: warning: "+format+"\n", args...)
+	r.voice.say(fmt.Sprintf("ampoule: warning: "+format, args...))
 }
 
 func (r *runner) tell(format string, args ...any) {
-	fmt.Fprintf(r.Messages, "ampoule: "+format+"\n", args...)
+	r.voice.say(fmt.Sprintf("ampoule: "+format, args...))
 }
 
 // notify tells the service manager, where there is one.
@@ -209,3 +299,18 @@ func notify(state string) {
 	// the guest's problem.
 	_, _ = daemon.SdNotify(false, state)
 }
+
+// notifyStopping tells it that the guest was asked to power off, and asks for
+// a little longer than the guest has: the service manager counts the same
+// time, and it is ampoule that is to kill and to say so.
+func notifyStopping(limit plan.Milliseconds) {
+	notify("STOPPING=1\nSTATUS=waiting for the guest to power off")
+	if limit > 0 {
+		wait := time.Duration(limit)*time.Millisecond + killTime
+		notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", wait.Microseconds()))
+	}
+}
+
+// killTime is how long a hypervisor and its console may take from the kill to
+// the end of ampoule.
+const killTime = 15 * time.Second

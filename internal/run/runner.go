@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/process"
@@ -24,9 +26,12 @@ type child struct {
 	proc     *process.Process
 	conn     *net.UnixConn
 	messages chan message
+	over     chan struct{} // nobody takes messages any more
 	// booted: an ampoule boot said hello.
 	booted  bool
 	outcome *Outcome
+	// credentials are those received for the next record.
+	credentials []DeliveredMetadata
 }
 
 // startRunner starts the user's program with plan and credentials, and stays
@@ -37,37 +42,38 @@ func (r *runner) startRunner(ctx context.Context, creds []credential.Credential)
 		return failed("%v", err)
 	}
 	defer ours.Close()
+	defer theirs.Close()
 	planFile, err := planMemfd(r.Plan.JSON())
 	if err != nil {
-		theirs.Close()
 		return failed("%v", err)
 	}
+	defer planFile.Close()
 	env := []string{PlanVariable + "=/proc/self/fd/3", ControlVariable + "=4"}
-	start := process.Spec{
+	program := process.Spec{
 		Path: r.Plan.VM.Runner, Args: []string{r.Plan.VM.Runner}, Dir: "/",
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: os.Stderr, Extra: []*os.File{planFile, theirs},
 	}
 	if r.Getenv("CREDENTIALS_DIRECTORY") == "" {
-		dir := spec.Identity{Name: r.Plan.VM.Name, Paths: spec.SystemPaths}.CredentialsDirectory()
-		made, err := mountPoint(dir)
-		if err != nil {
+		dir := r.credentialsDirectory()
+		if err := mountPoint(dir); err != nil {
 			return failed("making %s: %v", dir, err)
 		}
-		if made {
-			defer os.Remove(dir)
-		}
+		// Ours to remove as long as nothing is in it or on it.
+		defer os.Remove(dir)
 		env = append(env, "CREDENTIALS_DIRECTORY="+dir)
-		start.MountNamespace = func() error { return mountCredentials(dir, creds) }
+		program.MountNamespace = func() error { return mountCredentials(dir, creds) }
 	}
-	start.Env = childEnvironment(os.Environ(), env)
-	proc, err := process.Start(start)
-	theirs.Close()
-	planFile.Close()
+	program.Env = childEnvironment(os.Environ(), env)
+	defer keepTerminal(r.Stdin)()
+	proc, err := process.Start(program)
 	credential.Wipe(creds)
 	if err != nil {
 		return failed("%v", err)
 	}
-	c := &child{runner: r, proc: proc, conn: ours, messages: make(chan message)}
+	// Our copy of its end, or its end would not be noticed.
+	theirs.Close()
+	c := &child{runner: r, proc: proc, conn: ours, messages: make(chan message), over: make(chan struct{})}
+	defer close(c.over)
 	go c.read()
 	local{r}.started(r.record)
 	if r.Plan.VM.Readiness.Mode == "started" {
@@ -77,13 +83,33 @@ func (r *runner) startRunner(ctx context.Context, creds []credential.Credential)
 	return c.watch(ctx)
 }
 
+// credentialsDirectory is where the runner finds the credentials, by hand as
+// under systemd.
+func (r *runner) credentialsDirectory() string {
+	return spec.Identity{Name: r.Plan.VM.Name, Paths: spec.SystemPaths}.CredentialsDirectory()
+}
+
+// keepTerminal returns what gives the terminal its present mode back: an ampoule
+// boot that makes it raw may be killed with its runner.
+func keepTerminal(f *os.File) (restore func()) {
+	if f == nil {
+		return func() {}
+	}
+	state, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return func() {} // it is no terminal
+	}
+	return func() { _ = term.Restore(int(f.Fd()), state) }
+}
+
 // childEnvironment is ours with the variables set that belong to the child.
+// What is no variable at all is left out.
 func childEnvironment(env, set []string) []string {
 	var out []string
 	for _, e := range env {
-		name, _, _ := strings.Cut(e, "=")
+		name, _, ok := strings.Cut(e, "=")
 		// The runner is no service of its own: readiness is ours to report.
-		keep := name != "NOTIFY_SOCKET" && name != ""
+		keep := ok && name != "NOTIFY_SOCKET" && name != ""
 		for _, s := range set {
 			keep = keep && !strings.HasPrefix(s, name+"=")
 		}
@@ -125,16 +151,20 @@ func planMemfd(data []byte) (*os.File, error) {
 	return f, nil
 }
 
-// mountPoint makes the directory for the runner's credentials.
-func mountPoint(dir string) (made bool, err error) {
+// mountPoint makes the directory for the runner's credentials, unless a killed
+// predecessor left it.
+func mountPoint(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return false, err
+		return err
 	}
-	err = os.Mkdir(dir, 0o700)
-	if os.IsExist(err) {
-		return false, nil
+	if err := os.Mkdir(dir, 0o700); !os.IsExist(err) {
+		return err
 	}
-	return err == nil, err
+	info, err := os.Lstat(dir)
+	if err == nil && !info.IsDir() {
+		err = errors.New("this is not a directory")
+	}
+	return err
 }
 
 // mountCredentials puts the credentials into a ramfs, which is never swapped,
@@ -180,8 +210,13 @@ func (c *child) read() {
 			return
 		}
 		var m message
-		if json.Unmarshal(buf[:n], &m) == nil {
-			c.messages <- m
+		if json.Unmarshal(buf[:n], &m) != nil {
+			continue
+		}
+		select {
+		case c.messages <- m:
+		case <-c.over:
+			return
 		}
 	}
 }
@@ -191,11 +226,9 @@ func (c *child) watch(ctx context.Context) Outcome {
 	var kill <-chan time.Time
 	stopping := false
 	stop := func(why string) {
-		if ms := c.Plan.VM.StopTimeout; ms > 0 && !stopping {
-			kill = time.After(time.Duration(ms) * time.Millisecond)
-		}
 		if !stopping {
-			notify("STOPPING=1")
+			notifyStopping(c.Plan.VM.StopTimeout)
+			kill = c.killAfter()
 		}
 		stopping = true
 		c.stop(why)
@@ -205,7 +238,7 @@ func (c *child) watch(ctx context.Context) Outcome {
 		case s := <-c.signals:
 			stop(signalName(s))
 		case <-ctx.Done():
-			stop("cancelled")
+			stop(cancelled)
 			ctx = context.WithoutCancel(ctx)
 		case <-kill:
 			_ = c.proc.Kill()
@@ -224,11 +257,28 @@ func (c *child) watch(ctx context.Context) Outcome {
 	}
 }
 
-// stop passes the wish on: to ampoule boot if the runner has come that far,
-// else to the runner itself.
+// killAfter is when a runner that was asked to stop is killed. An ampoule boot
+// kills its guest itself and gets the time to say so.
+func (c *child) killAfter() <-chan time.Time {
+	ms := c.Plan.VM.StopTimeout
+	if ms == 0 {
+		return nil
+	}
+	limit := time.Duration(ms) * time.Millisecond
+	if c.booting() {
+		limit += quitTimeout
+	}
+	return time.After(limit)
+}
+
+// booting reports whether an ampoule boot is at work.
+func (c *child) booting() bool { return c.booted && c.outcome == nil && c.messages != nil }
+
+// stop passes the wish on: to ampoule boot while it is at work, else to the
+// runner itself.
 func (c *child) stop(why string) {
-	if c.booted {
-		(&remote{conn: c.conn}).send(message{Stop: why})
+	if c.booting() {
+		send(c.conn, message{Stop: why})
 		return
 	}
 	_ = c.proc.Signal(syscall.SIGTERM)
@@ -237,16 +287,20 @@ func (c *child) stop(why string) {
 func (c *child) receive(m message) {
 	switch {
 	case m.Hello:
-		c.booted = true
+		c.booted, c.outcome, c.credentials = true, nil, nil
+	case m.Credentials != nil:
+		c.credentials = append(c.credentials, m.Credentials...)
 	case m.Started != nil:
-		m.Started.Pid, m.Started.Ready = c.record.Pid, c.record.Ready || m.Started.Ready
-		c.record = *m.Started
-		c.writeRecord(c.record)
-	case m.Ready != nil && !c.record.Ready:
+		rec := *m.Started
+		rec.Pid, rec.Ready = c.record.Pid, c.record.Ready || rec.Ready
+		rec.Credentials, c.credentials = append([]DeliveredMetadata{}, c.credentials...), nil
+		c.record = rec
+		c.writeRecord(rec)
+	case m.Ready && !c.record.Ready:
 		c.record.Ready = true
 		local{c.runner}.ready(c.record)
 	case m.Ended != nil:
-		c.outcome = m.Ended
+		c.outcome = &Outcome{Code: m.Ended.Code, Text: m.Ended.Text}
 	}
 }
 
@@ -275,10 +329,11 @@ func (c *child) ended() Outcome {
 	switch {
 	case c.outcome != nil:
 		return *c.outcome
+	case c.booted:
+		// Its exit code may be 0 all the same: "ampoule boot & exit".
+		return failed("the runner %s ended before its guest did (%s)", c.Plan.VM.Runner, exit)
 	case exit.Signal == 0 && exit.Code == 0:
-		if !c.booted {
-			c.warn("%s: the runner %s ended without ampoule boot; what it did with the credentials is its own affair", c.Plan.VM.Name, c.Plan.VM.Runner)
-		}
+		c.warn("%s: the runner %s ended without ampoule boot; what it did with the credentials is its own affair", c.Plan.VM.Name, c.Plan.VM.Runner)
 		return Outcome{Code: ExitPoweredOff, Text: "the runner ended"}
 	}
 	return failed("the runner %s ended early (%s)", c.Plan.VM.Runner, exit)

@@ -90,6 +90,7 @@ func TestCredentialMatrix(t *testing.T) {
 					if !canary[name] {
 						need.All(t, need.VMAll)
 					}
+					t.Parallel()
 					testSet(t, c, suite, systemd, values()[set])
 				})
 			}
@@ -168,6 +169,7 @@ func same(t *testing.T, who string, got []guest.Item, want []value) {
 // TestSources: every kind of source, by hand.
 func TestSources(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.Root, need.QEMU, need.Guest, need.Systemd)
+	t.Parallel()
 	g := guest.Get(t, "bookworm")
 	dir := t.TempDir()
 	writeSecret(t, filepath.Join(dir, "file"), []byte("from a file"))

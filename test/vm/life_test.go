@@ -63,8 +63,10 @@ func TestStopTimeout(t *testing.T) {
 // credentials; the plan's files may have changed meanwhile.
 func TestReboot(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.Root, need.QEMU, need.Guest)
+	t.Parallel()
 	for _, machineType := range []string{"q35", "microvm"} {
 		t.Run(machineType, func(t *testing.T) {
+			t.Parallel()
 			secret := filepath.Join(t.TempDir(), "key")
 			writeSecret(t, secret, []byte("the first value"))
 			m := start(t, options{lines: append(kernelLines(guest.Get(t, "bookworm")), "Machine="+machineType, "KernelCommandLine=ampoule.test=reboot-once,poweroff", "LoadCredential=key:"+secret)})
@@ -85,9 +87,11 @@ func TestReboot(t *testing.T) {
 // device for it and on the one that has none.
 func TestPanic(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.QEMU, need.Guest)
+	t.Parallel()
 	for _, machineType := range []string{"q35", "microvm"} {
 		for _, suite := range []string{"bookworm", "trixie"} {
 			t.Run(machineType+"/"+suite, func(t *testing.T) {
+				t.Parallel()
 				m := start(t, options{lines: append(kernelLines(guest.Get(t, suite)), "Machine="+machineType, "KernelCommandLine=ampoule.test=panic")})
 				m.wantExit(120, "the guest's kernel panicked", bootTime)
 			})
@@ -99,6 +103,7 @@ func TestPanic(t *testing.T) {
 // root file system.
 func TestEarlyPanic(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.QEMU, need.Guest)
+	t.Parallel()
 	g := guest.Get(t, "bookworm")
 	for _, machineType := range []string{"q35", "microvm"} {
 		t.Run(machineType, func(t *testing.T) {
@@ -236,15 +241,19 @@ func TestHypervisorDiesDuringStart(t *testing.T) {
 // the time stamp counter.
 func TestSixtyStarts(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.QEMU, need.Guest)
-	for i := range 60 {
-		suite := []string{"bookworm", "trixie"}[i%2]
-		m := start(t, options{lines: append(kernelLines(guest.Get(t, suite)), "Machine=microvm")})
-		m.waitFor(m.console, `systemd\[1\]: (systemd|Detected)`, 1, bootTime)
-		_ = m.cmd.Process.Kill()
-		<-m.done
-		if t.Failed() {
-			t.Fatalf("start %d hangs", i+1)
-		}
+	for _, suite := range []string{"bookworm", "trixie"} {
+		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
+			for i := range 30 {
+				m := start(t, options{lines: append(kernelLines(guest.Get(t, suite)), "Machine=microvm")})
+				m.waitFor(m.console, `systemd\[1\]: (systemd|Detected)`, 1, bootTime)
+				_ = m.cmd.Process.Kill()
+				<-m.done
+				if t.Failed() {
+					t.Fatalf("start %d hangs", i+1)
+				}
+			}
+		})
 	}
 }
 
@@ -252,6 +261,7 @@ func TestSixtyStarts(t *testing.T) {
 // with its serial number, and still is, with its contents, on the next start.
 func TestReadinessAndDisk(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.QEMU, need.Guest)
+	t.Parallel()
 	state := t.TempDir()
 	for _, machineType := range []string{"q35", "microvm"} {
 		m := start(t, options{

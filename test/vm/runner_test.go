@@ -26,6 +26,7 @@ func writeRunner(t *testing.T, text string) string {
 // in a directory that nobody else sees, and boots the plan with them.
 func TestRunner(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.Root, need.QEMU, need.Guest)
+	t.Parallel()
 	secretLines, scanner := secrets(t, newScanner(t))
 	runner := writeRunner(t, `
 echo "runner: $(ls "$CREDENTIALS_DIRECTORY" | tr '\n' ' ')" >&2
@@ -53,6 +54,7 @@ echo "runner: done" >&2
 // killed nothing is left.
 func TestRunnerExecutesBoot(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.Root, need.QEMU, need.Guest)
+	t.Parallel()
 	for _, how := range []string{"exec AMPOULE boot", "AMPOULE boot\ntrue"} {
 		m := start(t, options{lines: append(kernelLines(guest.Get(t, "bookworm")), "Runner="+writeRunner(t, how))})
 		m.waitFor(m.console, `systemd\[1\]`, 1, bootTime)

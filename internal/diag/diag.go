@@ -64,9 +64,8 @@ func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil
 type Problem struct {
 	Origin   Origin   `json:"origin"`
 	Severity Severity `json:"severity"`
-	// Key and Value are the assignment as written; both empty where the
-	// problem is not about one. HasValue is true where "=" was written or is
-	// worth showing ("Kernel=").
+	// Key and Value are the assignment as written, the value shortened where
+	// it may be secret; both empty where the problem is not about one.
 	Key      string `json:"key,omitempty"`
 	Value    string `json:"value,omitempty"`
 	What     string `json:"what"`
@@ -76,14 +75,14 @@ type Problem struct {
 // Error returns the one-line text of the problem.
 func (p Problem) Error() string {
 	var b strings.Builder
-	b.WriteString(p.Origin.String())
+	b.WriteString(printable(p.Origin.String()))
 	b.WriteString(": ")
 	if p.Severity != Error {
 		b.WriteString(p.Severity.String())
 		b.WriteString(": ")
 	}
 	if p.Key != "" {
-		b.WriteString(p.Key)
+		b.WriteString(printable(p.Key))
 		b.WriteByte('=')
 		b.WriteString(printable(p.Value))
 		b.WriteString(": ")
@@ -103,7 +102,7 @@ const MaxShown = 120
 // not longer than MaxShown.
 func printable(v string) string {
 	clean := strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || r == '�' {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 || r == '�' {
 			return '?'
 		}
 		return r
@@ -178,9 +177,14 @@ func (l List) Error() string {
 }
 
 // Nearest returns the candidate that a mistyped word most likely meant, or "".
-// Letter case is free; more than a third of the word wrong is no guess.
+// Letter case is free; more than a third of the word wrong is no guess, but two
+// letters always may be, as long as most of the word is right.
 func Nearest(word string, candidates []string) string {
-	best, bestDist := "", 1+max(2, len(word)/3)
+	most := max(2, len(word)/3)
+	if 2*most >= len(word) {
+		most = (len(word) - 1) / 2
+	}
+	best, bestDist := "", 1+most
 	for _, c := range candidates {
 		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < bestDist {
 			best, bestDist = c, d

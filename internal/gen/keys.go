@@ -73,7 +73,7 @@ func introduction() []string {
 	return []string{
 		"A .microvm file has the syntax of systemd's unit files. [MicroVM] holds the keys below; [Unit], [Service] and [Install] have systemd's keys; sections and keys that begin with X- are left alone. " +
 			"Everything unknown is an error.",
-		"In [MicroVM] three things that systemd takes in silence are errors: an unknown key, blanks behind the backslash that continues a line, and a comment behind a value.",
+		"What systemd takes in silence is an error here: in all sections an unknown key, a line that is torn off, and a line that a backslash swallowed; in [MicroVM] also blanks behind the backslash that continues a line, and a comment behind a value.",
 		"A VM called by NAME is the first NAME.microvm in " + strings.Join(source.SearchPath(), ", ") + ". Drop-ins are *.conf in NAME.microvm.d, in the directories of its prefixes (for a-b-c: a-b-.microvm.d and a-.microvm.d) and in microvm.d, " +
 			"in all of these places. For drop-ins of one file name the directory that ranks higher wins, then the more specific name; all that are left apply in the order of their file names. A link to /dev/null masks a file. " +
 			"A VM called by the path of a FILE is that file and FILE.d/*.conf.",

@@ -2,6 +2,7 @@ package unitfile
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -36,7 +37,9 @@ func (e *SyntaxError) Error() string {
 	column := e.Offset + 1
 	switch e.Kind {
 	case UnknownEscape:
-		return fmt.Sprintf("unknown escape %q at byte %d of the value", `\`+string(e.Escape), column)
+		// %q makes control characters visible; its own backslash is not doubled.
+		escape := strconv.QuoteRune(e.Escape)
+		return fmt.Sprintf("unknown escape \\%s at byte %d of the value", escape[1:len(escape)-1], column)
 	case TrailingBackslash:
 		return fmt.Sprintf("backslash that escapes nothing at byte %d of the value", column)
 	default:

@@ -119,21 +119,30 @@ func claim(d Directories) (*recorder, error) {
 	if d.Runtime == "" {
 		return &recorder{}, nil
 	}
-	for {
+	var err error
+	for range claimTries {
 		_, statErr := os.Stat(d.Runtime)
-		if err := os.MkdirAll(d.Runtime, 0o700); err != nil {
-			return nil, fmt.Errorf("making the runtime directory: %w", err)
+		if err = os.MkdirAll(d.Runtime, 0o700); err != nil {
+			if errors.Is(err, os.ErrExist) {
+				continue // it was there, and is removed now
+			}
+			break
 		}
-		lock, err := takeLock(filepath.Join(d.Runtime, lockName))
-		switch {
+		var lock *os.File
+		switch lock, err = takeLock(filepath.Join(d.Runtime, lockName)); {
 		case errors.Is(err, errLockGone):
-			continue // whoever ran the VM has just cleaned up
+			continue
 		case err != nil:
 			return nil, err
 		}
 		return &recorder{dir: d.Runtime, ours: statErr != nil || !d.given, lock: lock}, nil
 	}
+	return nil, fmt.Errorf("making the runtime directory: %w", err)
 }
+
+// claimTries is how often the last owner of a VM can get in our way, who
+// removes what we are about to use.
+const claimTries = 1000
 
 // errLockGone: the lock file was removed while we were about to take it.
 var errLockGone = errors.New("the lock file is gone")

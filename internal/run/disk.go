@@ -96,7 +96,7 @@ func createDisk(ctx context.Context, d plan.Disk, path string, h host.Host) erro
 // reserve gives the file its size and its blocks: a disk that does not fit is
 // an error now and not an I/O error in the guest later.
 func reserve(f *os.File, size int64) error {
-	// The kernel answers a file beyond this limit with a signal.
+	// The kernel's own answer is a bare "file too large", or a signal.
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(size) {
 		return fmt.Errorf("this process may write files of %d bytes only (RLIMIT_FSIZE, LimitFSIZE=)", limit.Cur)

@@ -1,0 +1,140 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+func TestFindDirectories(t *testing.T) {
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(env map[string]string) Directories {
+		return FindDirectories("vm", func(name string) string { return env[name] })
+	}
+	for _, tt := range []struct {
+		name string
+		env  map[string]string
+		want Directories
+	}{
+		{"systemd", map[string]string{"STATE_DIRECTORY": "/a:/b", "RUNTIME_DIRECTORY": "/c:/d"}, Directories{"/a", "/c", true}},
+		{"by hand, relative", map[string]string{"STATE_DIRECTORY": "x", "RUNTIME_DIRECTORY": "y"}, Directories{wd + "/x", wd + "/y", true}},
+		{"root", map[string]string{"HOME": "/root"}, Directories{"/var/lib/ampoule/vm/vm", "/run/ampoule/vm/vm", false}},
+	} {
+		if got := find(tt.env); os.Geteuid() == 0 && got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestClaim(t *testing.T) {
+	d := Directories{Runtime: filepath.Join(t.TempDir(), "deep", "run")}
+	first, err := claim(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(d); !errors.Is(err, errRunning) {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := first.write(Record{Name: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.write(Record{Name: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(d.Runtime, recordName))
+	if err != nil || field(string(data), `"name": `) != `"two"` {
+		t.Errorf("%s, %v", data, err)
+	}
+	if info, err := os.Stat(filepath.Join(d.Runtime, recordName)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	first.release()
+	if _, err := os.Stat(d.Runtime); !os.IsNotExist(err) {
+		t.Error("the directory is left")
+	}
+	// One that a service manager made stays, empty.
+	given := Directories{Runtime: t.TempDir(), given: true}
+	// What a killed predecessor left is in nobody's way.
+	for _, name := range []string{lockName, recordName, newRecord} {
+		if err := os.WriteFile(filepath.Join(given.Runtime, name), []byte("stale"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := claim(given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.write(Record{}); err != nil {
+		t.Error(err)
+	}
+	r.release()
+	if entries, err := os.ReadDir(given.Runtime); err != nil || len(entries) != 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	// Nowhere to keep anything: that is no error.
+	r, err = claim(Directories{})
+	if err != nil || r.write(Record{}) != nil {
+		t.Error(err)
+	}
+	r.release()
+	// A link is not followed.
+	if err := os.Symlink("/dev/null", filepath.Join(given.Runtime, lockName)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(given); err == nil {
+		t.Error("a symbolic link is taken for the lock")
+	}
+	dangling := filepath.Join(t.TempDir(), "run")
+	if err := os.Symlink("nowhere", dangling); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(Directories{Runtime: dangling}); err == nil {
+		t.Error("a link that leads nowhere is taken for a directory")
+	}
+}
+
+// However starts and ends of a VM meet, two never run at once. A file that
+// the last owner removes while the next has it open is where that goes wrong.
+func TestClaimRace(t *testing.T) {
+	d := Directories{Runtime: filepath.Join(t.TempDir(), "run")}
+	var inside, most, claimed atomic.Int32
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 1500 {
+				r, err := claim(d)
+				if errors.Is(err, errRunning) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				claimed.Add(1)
+				if n := inside.Add(1); n > 1 {
+					most.Store(n)
+				}
+				inside.Add(-1)
+				r.release()
+			}
+		})
+	}
+	group.Wait()
+	if most.Load() > 1 || claimed.Load() < 100 {
+		t.Errorf("%d held the lock at once; it was taken %d times", most.Load(), claimed.Load())
+	}
+}
+
+func ExampleFindDirectories() {
+	env := map[string]string{"STATE_DIRECTORY": "/var/lib/ampoule/vm/web", "RUNTIME_DIRECTORY": "/run/ampoule/vm/web"}
+	d := FindDirectories("web", func(name string) string { return env[name] })
+	fmt.Println(d.State, d.Runtime)
+	// Output: /var/lib/ampoule/vm/web /run/ampoule/vm/web
+}

@@ -12,15 +12,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
 // startQEMU starts a machine whose firmware is the given 16-bit code, and
 // returns its serial console.
 func startQEMU(t *testing.T, code []byte) (net.Conn, *exec.Cmd) {
 	t.Helper()
+	need.All(t, need.QEMU)
 	path, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
-		t.Skipf("needs qemu-system-x86_64: %v", err)
+		t.Fatal(err)
 	}
 	image := make([]byte, 64<<10)
 	copy(image, code)

@@ -14,30 +14,17 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
-// needSystemdHost skips a test where no systemd can be booted. Where
-// AMPOULE_REQUIRE is set it fails instead, so that a green run has run.
+// needSystemdHost skips a test where no systemd can be booted, or where only
+// quick tests are wanted.
 func needSystemdHost(t *testing.T) {
 	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root is needed to boot a systemd"
-	}
-	for _, tool := range []string{"systemd-nspawn", "mmdebstrap", "dpkg-deb"} {
-		if _, err := exec.LookPath(tool); err != nil && missing == "" {
-			missing = tool + " is needed to boot a systemd: apt-get install systemd-container mmdebstrap"
-		}
-	}
-	if missing == "" && testing.Short() {
-		missing = "not in short mode: this boots a systemd"
-	}
-	switch {
-	case missing == "":
-	case os.Getenv("AMPOULE_REQUIRE") != "":
-		t.Fatal(missing)
-	default:
-		t.Skip(missing)
+	need.All(t, need.Nspawn)
+	if testing.Short() {
+		t.Skip("not in short mode: this boots a systemd")
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
 const qemuBinary = "qemu-system-x86_64"
@@ -26,9 +28,10 @@ type qemu struct {
 // startQEMU starts one with a QMP connection on an inherited descriptor.
 func startQEMU(t *testing.T, args ...string) *qemu {
 	t.Helper()
+	need.All(t, need.QEMU)
 	path, err := exec.LookPath(qemuBinary)
 	if err != nil {
-		t.Skipf("needs %s: %v", qemuBinary, err)
+		t.Fatal(err)
 	}
 	ours, theirs, err := Pair()
 	if err != nil {

@@ -158,25 +158,32 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockFile(lock, path); err != nil {
 		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errRunning
-		}
-		return nil, fmt.Errorf("taking the lock %s: %w", path, err)
+		return nil, err
+	}
+	return lock, nil
+}
+
+// lockFile locks the file that was opened under that name.
+func lockFile(lock *os.File, path string) error {
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return errRunning
+	} else if err != nil {
+		return fmt.Errorf("taking the lock %s: %w", path, err)
 	}
 	held, err := lock.Stat()
-	if err == nil {
-		var named os.FileInfo
-		if named, err = os.Lstat(path); err == nil && os.SameFile(held, named) {
-			return lock, nil
-		}
+	if err != nil {
+		return fmt.Errorf("looking at the lock: %w", err)
 	}
-	lock.Close()
-	if err == nil || errors.Is(err, os.ErrNotExist) {
-		return nil, errLockGone
+	named, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(held, named) {
+		return errLockGone
 	}
-	return nil, fmt.Errorf("looking at the lock: %w", err)
+	if err != nil {
+		return fmt.Errorf("looking at the lock: %w", err)
+	}
+	return nil
 }
 
 // write replaces the record, whole or not at all.

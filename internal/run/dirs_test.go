@@ -100,6 +100,32 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// A lock on a file that its last owner has removed keeps nobody out.
+func TestLockGone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lockName)
+	open := func() *os.File {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	late := open()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := lockFile(late, path); !errors.Is(err, errLockGone) {
+		t.Errorf("removed: %v", err)
+	}
+	if err := lockFile(open(), path); err != nil {
+		t.Errorf("new: %v", err)
+	}
+	if err := lockFile(late, path); !errors.Is(err, errLockGone) {
+		t.Errorf("removed and made again: %v", err)
+	}
+}
+
 // However starts and ends of a VM meet, two never run at once. A file that
 // the last owner removes while the next has it open is where that goes wrong.
 func TestClaimRace(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -138,7 +139,7 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 func (r *remote) read() {
 	buf := make([]byte, maxMessage)
 	for {
-		n, err := r.conn.Read(buf)
+		n, err := receive(r.conn, buf)
 		var m message
 		switch {
 		case err != nil || n == 0:
@@ -170,6 +171,17 @@ func send(conn *net.UnixConn, m message) {
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = conn.Write(data)
+}
+
+// receive reads one packet; none and no error is the end. A peer that closes
+// with something unread is reported as a reset before its last packets, which
+// are there all the same.
+func receive(conn *net.UnixConn, buf []byte) (int, error) {
+	n, err := conn.Read(buf)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return conn.Read(buf)
+	}
+	return n, err
 }
 
 func (r *remote) started(rec Record) {

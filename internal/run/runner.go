@@ -205,7 +205,7 @@ func (c *child) read() {
 	defer close(c.messages)
 	buf := make([]byte, maxMessage)
 	for {
-		n, err := c.conn.Read(buf)
+		n, err := receive(c.conn, buf)
 		if err != nil || n == 0 {
 			return
 		}

@@ -1,0 +1,132 @@
+// Command bench measures Ampoule beside named peers, both in the same run and
+// in turn, and prints one table. It exits 1 when a bound is broken: what the
+// README promises of speed and memory is what stands in the last column.
+//
+// It measures the built program, bin/ampoule, and needs root. Correctness is no
+// business of this folder: what a start delivers, test/vm proves.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/guest"
+)
+
+// errBound is a bound that does not hold.
+var errBound = errors.New("a bound is broken")
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == payloadArgument {
+		payload()
+		return
+	}
+	runs := flag.Int("runs", 20, "starts, and plans, of each kind")
+	flag.Parse()
+	err := bench(*runs)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// setup is what all measurements share.
+type setup struct {
+	program string // bin/ampoule
+	dir     string // temporary, absolute
+	guest   guest.Guest
+	runs    int
+}
+
+func bench(runs int) error {
+	if runs < 1 {
+		return fmt.Errorf("-runs=%d: at least one is needed", runs)
+	}
+	program, err := filepath.Abs("bin/ampoule")
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(program); err != nil {
+		return fmt.Errorf("looking for the program, which make build makes: %w", err)
+	}
+	g, err := guest.Build("bookworm")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "ampoule-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	s := setup{program: program, dir: dir, guest: g, runs: runs}
+
+	fmt.Printf("%d processors, %s, %s\n\n", runtime.NumCPU(), runtime.GOARCH, runtime.Version())
+	var all []measurement
+	for _, part := range []struct {
+		name    string
+		measure func(setup) ([]measurement, error)
+	}{
+		{"starts", measureStarts},
+		{"supervisors", measureSupervisor},
+		{"plans", measurePlans},
+		{"parsers", measureParsers},
+	} {
+		fmt.Fprintf(os.Stderr, "measuring %s ...\n", part.name)
+		found, err := part.measure(s)
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", part.name, err)
+		}
+		all = append(all, found...)
+	}
+	fmt.Fprintln(os.Stderr)
+	return report(os.Stdout, all)
+}
+
+// median of at least one duration; of an even number, the lower of the two in
+// the middle.
+func median(of []time.Duration) time.Duration {
+	return quantile(of, 0.5)
+}
+
+func quantile(of []time.Duration, q float64) time.Duration {
+	sorted := slices.Sorted(slices.Values(of))
+	return sorted[int(q*float64(len(sorted)-1))]
+}
+
+// version returns the first word with a digit in front of what a program
+// answers to --version.
+func version(program string) (string, error) {
+	out, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking %s for its version: %w", program, err)
+	}
+	for word := range strings.FieldsSeq(string(out)) {
+		if word[0] >= '0' && word[0] <= '9' {
+			return strings.TrimRight(word, ","), nil
+		}
+	}
+	return "", fmt.Errorf("%s --version names no version", program)
+}
+
+// moduleVersion returns the version of a dependency that this program was built
+// with.
+func moduleVersion(path string) string {
+	info, ok := debug.ReadBuildInfo()
+	if ok {
+		for _, m := range info.Deps {
+			if m.Path == path {
+				return m.Version
+			}
+		}
+	}
+	return "of unknown version"
+}

@@ -40,7 +40,7 @@ func fakeHypervisor(mode string) int {
 	}
 	f := &fake{conn: conn, in: bufio.NewScanner(conn)}
 	if mode == "mute" {
-		select {}
+		hang()
 	}
 	f.send(`{"QMP": {"version": {"qemu": {"micro": 19, "minor": 2, "major": 7}, "package": " (fake)"}, "capabilities": ["oob"]}}`)
 	f.expect("qmp_capabilities")
@@ -49,10 +49,10 @@ func fakeHypervisor(mode string) int {
 	switch mode {
 	case "closes":
 		conn.Close()
-		select {}
+		hang()
 	case "breaks":
 		f.send("]")
-		select {}
+		hang()
 	case "late":
 		f.event("SHUTDOWN", `{"guest": true, "reason": "guest-shutdown"}`)
 		return 0
@@ -62,10 +62,10 @@ func fakeHypervisor(mode string) int {
 	switch mode {
 	case "refuses":
 		f.refuse()
-		select {}
+		hang()
 	case "forgets":
 		f.in.Scan()
-		select {}
+		hang()
 	}
 	f.expect(`set-action {"reboot":"reset"}`)
 	f.expect("system_reset")
@@ -76,6 +76,14 @@ func fakeHypervisor(mode string) int {
 	f.event("SHUTDOWN", `{"guest": true, "reason": "guest-shutdown"}`)
 	f.expect("quit")
 	return 0
+}
+
+// hang stays for ever. An empty select would do that only where cgo is linked
+// in: without it, the runtime ends a process in which nothing can happen.
+func hang() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 type fake struct {

@@ -77,6 +77,7 @@ func (r *recipe) start(socket string) (sample, error) {
 	defer console.Close()
 	cmd := exec.Command(r.argv[0], r.argv[1:]...)
 	cmd.Env, cmd.Dir, cmd.ExtraFiles = []string{}, "/", inherited
+	cmd.SysProcAttr = ownSession()
 	var words bytes.Buffer
 	cmd.Stderr = &words
 	if err := cmd.Start(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/control/qmp"
@@ -145,6 +146,7 @@ func (s setup) writeVM() (*vm, error) {
 func (v *vm) ampoule(learn bool) (sample, *recipe, error) {
 	cmd := exec.Command(v.program, "run", v.file)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + v.dir, "XDG_RUNTIME_DIR=" + v.dir}
+	cmd.SysProcAttr = ownSession()
 	console, err := cmd.StdoutPipe()
 	if err != nil {
 		return sample{}, nil, err
@@ -180,6 +182,12 @@ func (v *vm) ampoule(learn bool) (sample, *recipe, error) {
 	}
 	return got, r, nil
 }
+
+// ownSession gives a process a session of its own. Linux may share the
+// processors out by session before it does by process (sched_autogroup), and
+// ampoule's hypervisor has one of its own: without this, the peer would have
+// less of a busy machine.
+func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 // observe waits for the guest, takes the sample while it runs, and ends it.
 func observe(started time.Time, socket string, console interface{ Read([]byte) (int, error) }, sampled func(*sample) error) (sample, error) {

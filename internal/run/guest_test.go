@@ -1,8 +1,11 @@
 package run
 
 import (
+	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -209,4 +212,70 @@ func TestStopWhileGathering(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 	tr.wantNothingLeft()
+}
+
+// Where the guest's memory can be swapped, one warning names swap.
+func TestSwapWarning(t *testing.T) {
+	for swaps, want := range map[string]int{"Filename\n": 0, "Filename\n/dev/sda2\n": 1} {
+		tr := fakeTrial(t, "late")
+		tr.options.Host.Swaps = filepath.Join(t.TempDir(), "swaps")
+		tr.options.Host.Cgroup = "/nonexistent"
+		if err := os.WriteFile(tr.options.Host.Swaps, []byte(swaps), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tr.start().want(ExitPoweredOff, "the guest powered off")
+		if got := strings.Count(tr.stderr.String(), "this host has swap"); got != want {
+			t.Errorf("%d warnings, want %d:\n%s", got, want, tr.stderr)
+		}
+	}
+}
+
+// Under nohup a hang-up stays ignored.
+func TestIgnoredSignals(t *testing.T) {
+	if got := stopSignals(); len(got) != 3 {
+		t.Errorf("%v", got)
+	}
+	signal.Ignore(syscall.SIGHUP)
+	defer func() { // Reset alone leaves it ignored
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGHUP)
+		signal.Stop(c)
+	}()
+	if got := stopSignals(); !slices.Equal(got, []os.Signal{syscall.SIGTERM, syscall.SIGINT}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// The service manager hears of readiness and of the stop, and is asked for the
+// time that it takes to kill.
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	need.All(t, need.QEMU)
+	tr := guestLines(t, "[Service]", "TimeoutStopSec=500ms")().start()
+	hear := func() string {
+		buf := make([]byte, 4096)
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	if got, want := hear(), "READY=1\nSTATUS=started, guest not observed"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	tr.cancel()
+	if got, want := hear(), "STOPPING=1\nSTATUS=waiting for the guest to power off"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := hear(), "EXTEND_TIMEOUT_USEC=15500000"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	tr.want(ExitKilled, "was killed")
 }

@@ -7,7 +7,5 @@ const (
 	// QEMU for its version, sealing credentials, shaking hands.
 	overheadLimit = 60
 	// memoryLimit, in MiB.
-	memoryLimit = 40
-	// planLimit, in milliseconds.
-	planLimit = 60
+	memoryLimit = 20
 )

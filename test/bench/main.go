@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/testkit/guest"
 )
@@ -91,13 +91,11 @@ func bench(runs int) error {
 	return report(os.Stdout, all)
 }
 
-// median of at least one duration; of an even number, the lower of the two in
-// the middle.
-func median(of []time.Duration) time.Duration {
-	return quantile(of, 0.5)
-}
+// median of at least one number; of an even count, the lower of the two in the
+// middle.
+func median[T cmp.Ordered](of []T) T { return quantile(of, 0.5) }
 
-func quantile(of []time.Duration, q float64) time.Duration {
+func quantile[T cmp.Ordered](of []T, q float64) T {
 	sorted := slices.Sorted(slices.Values(of))
 	return sorted[int(q*float64(len(sorted)-1))]
 }

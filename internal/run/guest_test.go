@@ -169,7 +169,7 @@ func TestDiskStays(t *testing.T) {
 
 func TestTwice(t *testing.T) {
 	need.All(t, need.QEMU)
-	tr := guestLines(t)().start()
+	tr := guestLines(t, "[Service]", "TimeoutStopSec=100ms")().start()
 	tr.stderr.await(t, "started, guest not observed")
 	// The second must not even read its credentials: a source may give them
 	// only once.
@@ -187,6 +187,8 @@ func TestTwice(t *testing.T) {
 	if !strings.Contains(tr.record(), `"ready": true`) {
 		t.Error("the record of the first is gone")
 	}
+	tr.cancel()
+	tr.want(ExitKilled, "was killed")
 }
 
 // A stop that comes while a source keeps us waiting is obeyed at once.

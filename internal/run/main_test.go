@@ -156,7 +156,19 @@ func (tr *trial) start() *trial {
 	ctx, cancel := context.WithCancel(context.Background())
 	tr.cancel = cancel
 	tr.t.Cleanup(cancel)
-	go func() { tr.out <- Run(ctx, tr.options) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tr.out <- Run(ctx, tr.options)
+	}()
+	tr.t.Cleanup(func() {
+		// One that goes on would be in the way of the next test.
+		select {
+		case <-ended:
+		case <-time.After(time.Second):
+			tr.t.Error("the run did not end with its test")
+		}
+	})
 	return tr
 }
 

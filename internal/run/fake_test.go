@@ -100,9 +100,9 @@ func (f *fake) event(name, data string) {
 	f.send(`{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "` + name + `"` + data + `}`)
 }
 
-// receive reads a command; power presses are answered and passed over.
+// receive reads a command.
 func (f *fake) receive() (command string, id uint64) {
-	for f.in.Scan() {
+	if f.in.Scan() {
 		var m struct {
 			Execute   string
 			Arguments json.RawMessage

@@ -16,6 +16,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/run"
 	"github.com/ampoule-vm/ampoule/internal/spec"
@@ -157,6 +158,9 @@ func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 	p, err := plan.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if arch := pipeline.Architecture(); p.VM.Architecture != arch {
+		return nil, fmt.Errorf("%s: the plan is for %s, and this host is %s", name, p.VM.Architecture, arch)
 	}
 	if digest != "" && p.Digest.VM != digest {
 		return nil, fmt.Errorf("%s: the plan has the digest %s, not %s; a drop-in of the unit may have replaced it (systemctl cat %s shows all)",

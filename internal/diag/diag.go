@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Origin is the place an assignment came from.
@@ -102,7 +103,7 @@ const MaxShown = 120
 // not longer than MaxShown.
 func printable(v string) string {
 	clean := strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 || r == '�' {
+		if !unicode.IsPrint(r) || r == '�' {
 			return '?'
 		}
 		return r

@@ -15,7 +15,7 @@ func TestError(t *testing.T) {
 		{Problem{Origin: Origin{File: "x"}, What: "the file is empty"}, "x:1: the file is empty"},
 		{Problem{Origin: o, Severity: Warning, Key: "K", What: "odd"}, "web.microvm:3: warning: K=: odd"},
 		{Problem{What: "no memory"}, "built-in: no memory"},
-		{Problem{Origin: o, Key: "K\x1b[2J", Value: "a\nb\u009bc\xff", What: "x"}, "web.microvm:3: K?[2J=a?b?c?: x"},
+		{Problem{Origin: o, Key: "K\x1b[2J", Value: "a\nb\u009bc\xff\u202e", What: "x"}, "web.microvm:3: K?[2J=a?b?c??: x"},
 	} {
 		if got := c.p.Error(); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)

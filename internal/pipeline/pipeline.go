@@ -78,7 +78,7 @@ func Load(in Input) Result {
 	}
 	id := spec.Identity{Name: set.Name, Fragment: set.Fragment, Architecture: in.Architecture, Paths: spec.SystemPaths}
 	if id.Architecture == "" {
-		id.Architecture = architecture()
+		id.Architecture = Architecture()
 	}
 	resolved, twice := layer.Resolve(files, spec.Rules(id))
 	res.Resolved = resolved
@@ -137,8 +137,8 @@ func parseSet(set []string, problems *diag.List) *unitfile.File {
 	return f
 }
 
-// architecture is systemd's word for the one this binary was built for.
-func architecture() string {
+// Architecture is systemd's word for the one this binary was built for.
+func Architecture() string {
 	switch runtime.GOARCH {
 	case "amd64":
 		return "x86-64"
@@ -166,6 +166,9 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 		part.Readiness.Mode = "started"
 	}
 	part.StopTimeout = plan.Milliseconds(vm.StopTimeout.Value.Milliseconds())
+	if vm.StopTimeout.Value > 0 && part.StopTimeout == 0 {
+		part.StopTimeout = 1 // 0 is no limit
+	}
 	part.Runner = vm.Runner.Value
 	part.Disks = []plan.Disk{}
 	for _, d := range vm.Disks {

@@ -234,7 +234,8 @@ func TestSwapWarning(t *testing.T) {
 
 // Under nohup a hang-up stays ignored.
 func TestIgnoredSignals(t *testing.T) {
-	if got := stopSignals(); len(got) != 3 {
+	// Whoever runs the tests may have ignored it already, as nohup does.
+	if got := stopSignals(); len(got) != 3 && !signal.Ignored(syscall.SIGHUP) {
 		t.Errorf("%v", got)
 	}
 	signal.Ignore(syscall.SIGHUP)

@@ -90,8 +90,8 @@ func TestRunnerFails(t *testing.T) {
 		wantExit(121, "ended early (exit code 7)", time.Minute)
 	start(t, options{lines: append(lines, "Runner="+writeRunner(t, "true"))}).
 		wantExit(0, "ended without ampoule boot", time.Minute)
-	m := start(t, options{lines: append(lines, "Runner="+writeRunner(t, "trap '' TERM\nsleep 100")), service: []string{"TimeoutStopSec=2s"}})
-	m.waitFor(m.words, "started", 1, time.Minute)
+	m := start(t, options{lines: append(lines, "Runner="+writeRunner(t, "trap '' TERM\necho deaf >&2\nsleep 100")), service: []string{"TimeoutStopSec=2s"}})
+	m.waitFor(m.words, "^deaf$", 1, time.Minute)
 	_ = m.cmd.Process.Signal(syscall.SIGTERM)
 	m.wantExit(122, "was killed", 30*time.Second)
 }

@@ -13,7 +13,7 @@ import (
 func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
-			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/host"},
+			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/host", "internal/shim/*"},
 		{"internal/unitfile", "internal/source", "internal/credential"},
 		{"internal/layer"},
 		{"internal/spec"},

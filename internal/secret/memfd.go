@@ -3,6 +3,7 @@ package secret
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +22,8 @@ import (
 type Memfd struct {
 	redacted
 	file *os.File
-	lock mapping // the file's own pages, mapped for reading
-	size int
+	lock mapping // the secret's own pages, mapped for reading
+	size int64
 }
 
 // memfdSeals forbids every change of the content, and of the seals.
@@ -32,14 +33,37 @@ const memfdSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | u
 // owner may open again (through /proc/PID/fd), and only for reading. The name
 // shows up in /proc and must tell nothing. v stays what it is.
 func NewMemfd(name string, v *Value) (*Memfd, error) {
-	m, err := newMemfd(name, v)
+	m, err := newMemfd(name, v, Rest{})
 	if err != nil {
 		return nil, fmt.Errorf("making a memory file for a secret: %w", err)
 	}
 	return m, nil
 }
 
-func newMemfd(name string, v *Value) (m *Memfd, err error) {
+// Rest is what goes behind a secret in the same memory file and is public.
+type Rest struct {
+	// Plain comes first.
+	Plain []byte
+	// Then, where it is not nil, Size bytes of File from its beginning on. A
+	// file that has become shorter is an error.
+	File *os.File
+	Size int64
+	// Align is a power of two: the file goes to a multiple of it, with zeros
+	// in between.
+	Align int64
+}
+
+// NewMemfdBefore is [NewMemfd] with something public behind the secret. Only
+// the pages of the secret are locked.
+func NewMemfdBefore(name string, v *Value, rest Rest) (*Memfd, error) {
+	m, err := newMemfd(name, v, rest)
+	if err != nil {
+		return nil, fmt.Errorf("making a memory file for a secret and what follows it: %w", err)
+	}
+	return m, nil
+}
+
+func newMemfd(name string, v *Value, rest Rest) (m *Memfd, err error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
@@ -56,17 +80,27 @@ func newMemfd(name string, v *Value) (m *Memfd, err error) {
 		}
 	}()
 	err = v.Use(func(b []byte) error {
-		if err := unix.Ftruncate(fd, int64(len(b))); err != nil {
+		plain := int64(len(b))
+		start := plain + int64(len(rest.Plain))
+		if rest.File != nil {
+			start = (start + rest.Align - 1) &^ (rest.Align - 1)
+		}
+		m.size = start + rest.Size
+		if err := unix.Ftruncate(fd, m.size); err != nil {
 			return os.NewSyscallError("ftruncate", err)
 		}
-		m.size = len(b)
 		// The lock comes before the content, so that no page holds a part of
 		// it unlocked even for a moment.
-		if err := m.mlock(fd); err != nil {
+		if err := m.mlock(fd, len(b)); err != nil {
 			return err
 		}
-		_, err := m.file.WriteAt(b, 0)
-		return err
+		if _, err := m.file.WriteAt(b, 0); err != nil {
+			return err
+		}
+		if _, err := m.file.WriteAt(rest.Plain, plain); err != nil {
+			return err
+		}
+		return rest.copyFile(fd, start)
 	})
 	if err != nil {
 		return m, err
@@ -80,19 +114,43 @@ func newMemfd(name string, v *Value) (m *Memfd, err error) {
 	return m, nil
 }
 
-// mlock maps the pages of the file and locks them. The mapping is private and
+// copyFile lets the kernel copy the file to an offset of another: no page of
+// it goes through this process.
+func (r Rest) copyFile(to int, at int64) error {
+	if r.File == nil {
+		return nil
+	}
+	if _, err := unix.Seek(to, at, unix.SEEK_SET); err != nil {
+		return os.NewSyscallError("lseek", err)
+	}
+	for from := int64(0); from < r.Size; {
+		n, err := unix.Sendfile(to, int(r.File.Fd()), &from, int(min(r.Size-from, 1<<30)))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return os.NewSyscallError("sendfile", err)
+		case n == 0:
+			return fmt.Errorf("%s has become shorter: %w", r.File.Name(), io.ErrUnexpectedEOF)
+		}
+	}
+	// Who uses the descriptor itself instead of opening it again starts here.
+	_, err := unix.Seek(to, 0, unix.SEEK_SET)
+	return os.NewSyscallError("lseek", err)
+}
+
+// mlock maps the first pages of the file and locks them. The mapping is private and
 // for reading only: it shows the pages of the file themselves, and does not
 // stand in the way of the write seal.
-func (m *Memfd) mlock(fd int) error {
-	if m.size == 0 {
+func (m *Memfd) mlock(fd, size int) error {
+	if size == 0 {
 		m.lock.locked = true
 		return nil
 	}
-	addr, err := unix.MmapPtr(fd, 0, nil, uintptr(m.size), unix.PROT_READ, unix.MAP_PRIVATE)
+	addr, err := unix.MmapPtr(fd, 0, nil, uintptr(size), unix.PROT_READ, unix.MAP_PRIVATE)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
-	m.lock.addr, m.lock.size = addr, m.size
+	m.lock.addr, m.lock.size = addr, size
 	if err := unix.Madvise(m.lock.bytes(), unix.MADV_DONTDUMP); err != nil {
 		return os.NewSyscallError("madvise(MADV_DONTDUMP)", err)
 	}
@@ -104,8 +162,8 @@ func (m *Memfd) mlock(fd int) error {
 // Memfd's: [Memfd.Close] closes it.
 func (m *Memfd) File() *os.File { return m.file }
 
-// Len returns the size in bytes.
-func (m *Memfd) Len() int { return m.size }
+// Len returns the size of the file in bytes.
+func (m *Memfd) Len() int64 { return m.size }
 
 // Locked reports whether the pages are locked and thus never swapped. It is
 // false where RLIMIT_MEMLOCK or the sandbox refused.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -49,7 +50,7 @@ func TestMemfdIsSealed(t *testing.T) {
 		t.Errorf("descriptor flags %#x, %v", flags, err)
 	}
 	st, err := m.File().Stat()
-	if err != nil || st.Mode() != 0o400 || st.Size() != int64(len(plain)) || m.Len() != len(plain) {
+	if err != nil || st.Mode() != 0o400 || st.Size() != int64(len(plain)) || m.Len() != int64(len(plain)) {
 		t.Errorf("%v, %v", st, err)
 	}
 	got, err := io.ReadAll(io.NewSectionReader(m.File(), 0, 1000))
@@ -92,7 +93,7 @@ func samePages(t *testing.T, m *Memfd) bool {
 	if os.Geteuid() != 0 {
 		return true // frame numbers are for root
 	}
-	other, err := unix.Mmap(int(m.File().Fd()), 0, m.size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	other, err := unix.Mmap(int(m.File().Fd()), 0, int(m.size), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,4 +137,45 @@ func TestMemfdNameTooLong(t *testing.T) {
 	if m, err := NewMemfd(strings.Repeat("x", 300), value(t, plain)); err == nil || m != nil {
 		t.Error("a name of 300 bytes was taken")
 	}
+}
+
+// TestMemfdBefore: the secret, what follows it, zeros, the file; sealed like
+// any other.
+func TestMemfdBefore(t *testing.T) {
+	tail := bytes.Repeat([]byte("base"), 5000)
+	path := filepath.Join(t.TempDir(), "base")
+	if err := os.WriteFile(path, tail, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	v, err := FromBytes([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Wipe()
+	m, err := NewMemfdBefore("x", v, Rest{Plain: []byte("plain"), File: f, Size: int64(len(tail)), Align: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	want := append(append([]byte("secretplain"), make([]byte, 4096-11)...), tail...)
+	got := make([]byte, m.Len())
+	if _, err := m.File().ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, want %d, or others: %v", len(got), len(want), err)
+	}
+	if seals, err := unix.FcntlInt(m.File().Fd(), unix.F_GET_SEALS, 0); err != nil || seals&memfdSeals != memfdSeals {
+		t.Errorf("seals %x: %v", seals, err)
+	}
+	if _, err := NewMemfdBefore("x", v, Rest{File: f, Size: int64(len(tail)) + 1, Align: 4}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a file that became shorter: %v", err)
+	}
+	only, err := NewMemfdBefore("x", v, Rest{Plain: []byte("plain")})
+	if err != nil || only.Len() != 11 {
+		t.Fatalf("without a file: %v", err)
+	}
+	only.Close()
 }

@@ -22,6 +22,7 @@ const (
 	Guest   Need = "guest"   // mmdebstrap and root, to build a guest
 	Nspawn  Need = "nspawn"  // systemd-nspawn and root
 	Systemd Need = "systemd" // systemd-creds and systemd's binary
+	Cpio    Need = "cpio"    // GNU cpio
 	VM      Need = "vm"      // AMPOULE_VM=canary or all
 	VMAll   Need = "vm-all"  // AMPOULE_VM=all
 )
@@ -50,6 +51,8 @@ func lack(n Need) string {
 		return first(root, program("systemd-nspawn"), program("mmdebstrap"))
 	case Systemd:
 		return first(program("systemd-creds"), program("systemctl"))
+	case Cpio:
+		return program("cpio")
 	case VM:
 		if level == "canary" || level == "all" {
 			return ""

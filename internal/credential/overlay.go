@@ -1,0 +1,70 @@
+package credential
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/initrd/cpio"
+	"github.com/ampoule-vm/ampoule/internal/secret"
+	"github.com/ampoule-vm/ampoule/internal/shim/layout"
+)
+
+// PackOverlay puts credentials into the beginning of an initial RAM disk: an
+// archive that [OverlayTail] goes on with. The result is as secret as its
+// input, and the caller's to wipe.
+func PackOverlay(creds []Credential) (*secret.Value, error) {
+	size := 0
+	for _, dir := range overlayDirectories() {
+		size += cpio.HeaderSize(len(dir))
+	}
+	names := make([]string, len(creds))
+	for i, c := range creds {
+		names[i] = archived(layout.Credentials + "/" + c.Guest)
+		size += cpio.HeaderSize(len(names[i])) + c.Value.Len() + cpio.Padding(c.Value.Len())
+	}
+	b := secret.NewBuilder(size)
+	defer b.Wipe()
+	for i, dir := range overlayDirectories() {
+		b.Append(cpio.AppendHeader(nil, cpio.Header{Ino: uint32(i), Mode: cpio.TypeDir | 0o700, NLink: 2, Name: dir})...)
+	}
+	for i, c := range creds {
+		n := c.Value.Len()
+		b.Append(cpio.AppendHeader(nil, cpio.Header{
+			Ino: overlayInodes + uint32(i), Mode: cpio.TypeRegular | 0o400, NLink: 1, Size: uint32(n), Name: names[i],
+		})...)
+		b.AppendValue(c.Value)
+		b.Append(make([]byte, cpio.Padding(n))...)
+	}
+	v, err := b.Value()
+	if err == nil && v.Len() != size { // a value was changed meanwhile
+		got := v.Len()
+		v.Wipe()
+		return nil, fmt.Errorf("an archive of %d bytes came out with %d", size, got)
+	}
+	return v, err
+}
+
+// OverlayTail is what follows the credentials in the archive and is public:
+// the path that the shim executes, where the user named one, and the shim,
+// which has to be last (see package layout).
+func OverlayTail(shim []byte, next string) []byte {
+	out := make([]byte, 0, len(shim)+len(next)+1024)
+	if next != "" {
+		out = appendFile(out, 2, 0o400, layout.Next, []byte(next))
+	}
+	return cpio.AppendTrailer(appendFile(out, 3, 0o755, layout.Init, shim))
+}
+
+func appendFile(dst []byte, ino, mode uint32, path string, body []byte) []byte {
+	dst = cpio.AppendHeader(dst, cpio.Header{Ino: ino, Mode: cpio.TypeRegular | mode, NLink: 1, Size: uint32(len(body)), Name: archived(path)})
+	return append(append(dst, body...), make([]byte, cpio.Padding(len(body)))...)
+}
+
+// overlayInodes is the inode number of the first credential; those below are
+// the overlay's own.
+const overlayInodes = 4
+
+func overlayDirectories() []string { return []string{archived(layout.Dir), archived(layout.Credentials)} }
+
+// archived is how a path stands in an archive.
+func archived(path string) string { return strings.TrimPrefix(path, "/") }

@@ -64,7 +64,9 @@ func appendFile(dst []byte, ino, mode uint32, path string, body []byte) []byte {
 // the overlay's own.
 const overlayInodes = 4
 
-func overlayDirectories() []string { return []string{archived(layout.Dir), archived(layout.Credentials)} }
+func overlayDirectories() []string {
+	return []string{archived(layout.Dir), archived(layout.Credentials)}
+}
 
 // archived is how a path stands in an archive.
 func archived(path string) string { return strings.TrimPrefix(path, "/") }

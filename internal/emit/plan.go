@@ -179,18 +179,31 @@ func questions(b *strings.Builder, vm plan.VM) {
 		rule = "the first where KVM is truly usable"
 	}
 	fmt.Fprintf(t, "  accelerator\t%s\t%s\n", strings.Join(accelerators, ", "), rule)
-	var channels []string
-	for _, c := range vm.Channels {
-		channels = append(channels, c.Name)
-	}
-	rule = ""
-	if len(channels) > 1 {
-		rule = "the first that all credentials fit"
-	}
 	if len(vm.Credentials) > 0 {
-		fmt.Fprintf(t, "  credential channel\t%s\t%s\n", strings.Join(channels, ", "), rule)
+		var usable []string
+		for _, c := range vm.Channels {
+			if c.Refused == "" {
+				usable = append(usable, c.Name)
+			}
+		}
+		rule = ""
+		if len(usable) > 1 {
+			rule = "the first that all credentials fit"
+		}
+		fmt.Fprintf(t, "  credential channel\t%s\t%s\n", strings.Join(usable, ", "), rule)
 	}
 	t.Flush()
+	if len(vm.Credentials) == 0 {
+		return
+	}
+	for _, c := range vm.Channels {
+		switch {
+		case c.Refused != "":
+			fmt.Fprintf(b, "    not %s: %s\n", c.Name, visible(c.Refused))
+		case c.Why != "":
+			fmt.Fprintf(b, "    %s\n", c.Why)
+		}
+	}
 }
 
 // words shows a part of the command line as a shell would take it; what waits
@@ -209,6 +222,8 @@ func words(part plan.Part) string {
 		return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<kernel command line>"), " ")
 	case plan.AskChannel:
 		return "<credentials>"
+	case plan.AskInitrd:
+		return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<initrd>"), " ")
 	}
 	return "<" + string(part.Ask) + ">"
 }

@@ -25,6 +25,8 @@ type Host struct {
 	Cgroup, CgroupRoot string
 	// Path is $PATH.
 	Path string
+	// Programs are the directories of Ampoule's own programs.
+	Programs []string
 }
 
 // Local is the machine that the program runs on.
@@ -37,6 +39,7 @@ func Local() Host {
 	return Host{
 		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm",
 		Cgroup: "/proc/self/cgroup", CgroupRoot: "/sys/fs/cgroup", Path: path,
+		Programs: ownPrograms(),
 	}
 }
 

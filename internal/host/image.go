@@ -8,6 +8,10 @@ import (
 	"os"
 )
 
+// OpenImage opens a kernel or an initial RAM disk for reading. Errors do not
+// name the path.
+func OpenImage(path string) (*os.File, os.FileInfo, error) { return open(path, os.O_RDONLY, false) }
+
 // CheckKernel says why a file is no x86-64 kernel that a hypervisor can boot
 // directly, or returns its size.
 //

@@ -146,7 +146,7 @@ func checkCommand(vm *VM) error {
 }
 
 func questions() []Question {
-	return []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskConsole}
+	return []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskConsole, AskInitrd}
 }
 
 func checkWords(at string, words []string) error {
@@ -164,14 +164,19 @@ func checkChannels(vm *VM) error {
 	}
 	for i, c := range vm.Channels {
 		at := fmt.Sprintf("vm.channels[%d]", i)
-		if err := checkWords(at, slices.Concat(c.Once, c.Each)); err != nil {
+		if err := checkWords(at, slices.Concat(c.Once, c.Each, c.CommandLine)); err != nil {
 			return err
+		}
+		if strings.IndexByte(c.Init, 0) >= 0 || c.Init != "" && !path.IsAbs(c.Init) {
+			return fmt.Errorf("%s: the init is not an absolute path", at)
 		}
 		if min(c.MaxName, c.MaxStructure, c.MaxTotal, c.MaxCount) < 0 {
 			return fmt.Errorf("%s: a limit below zero", at)
 		}
 		each := strings.Join(c.Each, "\n")
 		switch {
+		case c.Encoding == CPIO || c.Refused != "":
+			// It has no words of its own: it takes the place of the initrd.
 		case !strings.Contains(each, "{fd}"):
 			return fmt.Errorf("%s: the words for each have no {fd} in them", at)
 		case c.Encoding == Raw && !strings.Contains(each, "{name}"):

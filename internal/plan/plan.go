@@ -152,6 +152,10 @@ const (
 	// {fd} where its number goes.
 	AskControl Question = "control"
 	AskConsole Question = "console"
+	// AskInitrd is the path of the initial RAM disk behind its Words: the VM's
+	// own, or a descriptor with the one that the channel makes of it. Where
+	// there is neither, nothing stands there.
+	AskInitrd Question = "initrd"
 )
 
 // Part is a piece of a command line.
@@ -181,6 +185,10 @@ const (
 	SMBIOS Encoding = "smbios-type-11"
 	// Raw: one descriptor per credential with its bytes.
 	Raw Encoding = "raw"
+	// CPIO: one descriptor with an initial RAM disk, in which an archive with
+	// the credentials and the program that delivers them stands before the
+	// VM's own.
+	CPIO Encoding = "cpio"
 )
 
 // Channel is one way of credentials into the guest, with its limits. All
@@ -201,10 +209,38 @@ type Channel struct {
 	// those for every descriptor: {fd}, {name} with Doubled characters
 	// doubled, {count}.
 	Once    []string `json:"once,omitempty"`
-	Each    []string `json:"each"`
+	Each    []string `json:"each,omitempty"`
 	Doubled string   `json:"doubled,omitempty"`
+	// CommandLine are words for the kernel, before the user's own. Of those,
+	// the parameters named in Replaces do not reach the kernel: the channel
+	// carries them out.
+	CommandLine []string `json:"kernel_command_line,omitempty"`
+	Replaces    []string `json:"replaces_parameters,omitempty"`
+	// Init is what the delivering program executes in the end, where the user
+	// named it; else that is what the kernel would execute.
+	Init string `json:"init,omitempty"`
+	// Refused says why this VM cannot take the channel, whatever its
+	// credentials are, and Cure what would help.
+	Refused string `json:"refused,omitempty"`
+	Cure    string `json:"cure,omitempty"`
 	// Why explains the limits to the user.
 	Why string `json:"why,omitempty"`
+}
+
+// Without returns the words of a kernel command line that are left when the
+// channel has taken over what it replaces. What stands behind "--" is for the
+// guest's init and stays.
+func (c *Channel) Without(words []string) []string {
+	var left []string
+	for i, w := range words {
+		if w == "--" {
+			return append(left, words[i:]...)
+		}
+		if name, _, _ := strings.Cut(w, "="); !slices.Contains(c.Replaces, name) {
+			left = append(left, w)
+		}
+	}
+	return left
 }
 
 // Seal computes both digests.
@@ -222,6 +258,8 @@ func (vm VM) bare() VM {
 	vm.Credentials = changed(vm.Credentials, func(c *Credential) { c.From = "" })
 	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
 	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
+	// One that cannot be taken reaches nobody.
+	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
 	return vm
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/inspect"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -25,6 +26,13 @@ type Answers struct {
 	// Emulated says why the guest is emulated although nobody asked for it;
 	// empty otherwise.
 	Emulated string
+	// Images is what the files tell that the guest boots from.
+	Images Images
+}
+
+// Images is what was seen in kernel and initial RAM disk.
+type Images struct {
+	Initrd inspect.Initrd
 }
 
 // judge collects problems about one plan.

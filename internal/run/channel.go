@@ -16,12 +16,16 @@ import (
 type refusal struct {
 	index int
 	why   string
+	// key is the assignment at fault where no credential is, and cure what
+	// would help.
+	key, cure string
 }
 
 // choose takes the first channel that every credential fits. Without
 // credentials none is needed. Where none fits, each credential at fault is
 // reported with the reason of each channel: nothing is ever cut or left out.
-func choose(p *plan.Plan, creds []credential.Credential) (channel *plan.Channel, why string, problems diag.List) {
+// images tells of an initial RAM disk whether it can be a channel.
+func choose(p *plan.Plan, creds []credential.Credential, images func() *refusal) (channel *plan.Channel, why string, problems diag.List) {
 	if len(creds) == 0 {
 		return nil, "", nil
 	}
@@ -35,7 +39,7 @@ func choose(p *plan.Plan, creds []credential.Credential) (channel *plan.Channel,
 	refused := make([][]refusal, len(p.VM.Channels))
 	for i := range p.VM.Channels {
 		c := &p.VM.Channels[i]
-		refused[i] = judge(c, creds)
+		refused[i] = judge(c, creds, images)
 		if len(refused[i]) == 0 {
 			return c, explainChoice(p.VM.Channels[:i], refused, creds), nil
 		}
@@ -53,11 +57,18 @@ func choose(p *plan.Plan, creds []credential.Credential) (channel *plan.Channel,
 			problems.Add(report(p, cred, reasons))
 		}
 	}
-	// What no single credential is to blame for stands at the first.
+	// What no single credential is to blame for stands at the line that is, if
+	// that line leaves no other channel, or at the first credential.
 	var together []string
 	for i, c := range p.VM.Channels {
 		for _, r := range refused[i] {
-			if r.index < 0 {
+			switch {
+			case r.index >= 0:
+			case r.key != "" && len(p.VM.Channels) == 1:
+				problems.Errorf(p.Origin(r.key), r.key, keyValue(p, r.key), r.cure, "%s", r.why)
+			case r.cure != "":
+				together = append(together, fmt.Sprintf("%s: %s (%s)", c.Name, r.why, r.cure))
+			default:
 				together = append(together, c.Name+": "+r.why)
 			}
 		}
@@ -66,6 +77,14 @@ func choose(p *plan.Plan, creds []credential.Credential) (channel *plan.Channel,
 		problems.Add(report(p, creds[0], together))
 	}
 	return nil, "", problems
+}
+
+// keyValue is what to show of the assignment that a refusal blames.
+func keyValue(p *plan.Plan, key string) string {
+	if key == "Initrd" {
+		return p.VM.Initrd
+	}
+	return p.VM.Channels[0].Name
 }
 
 func report(p *plan.Plan, cred credential.Credential, reasons []string) diag.Problem {
@@ -102,32 +121,40 @@ func explainChoice(passed []plan.Channel, refused [][]refusal, creds []credentia
 }
 
 // judge checks every limit of one channel.
-func judge(c *plan.Channel, creds []credential.Credential) []refusal {
+func judge(c *plan.Channel, creds []credential.Credential, images func() *refusal) []refusal {
+	if c.Refused != "" {
+		return []refusal{{index: -1, why: c.Refused, cure: c.Cure, key: "CredentialChannel"}}
+	}
+	if c.Encoding == plan.CPIO {
+		if r := images(); r != nil {
+			return []refusal{*r}
+		}
+	}
 	var out []refusal
 	for i, cred := range creds {
 		if c.MaxName > 0 && len(cred.Guest) > c.MaxName {
-			out = append(out, refusal{i, fmt.Sprintf("the name has %d bytes, at most %d are possible", len(cred.Guest), c.MaxName)})
+			out = append(out, refusal{index: i, why: fmt.Sprintf("the name has %d bytes, at most %d are possible", len(cred.Guest), c.MaxName)})
 		}
 		if c.RefuseInName != "" && strings.ContainsAny(cred.Guest, c.RefuseInName) {
-			out = append(out, refusal{i, fmt.Sprintf("a name cannot have %q in it", c.RefuseInName)})
+			out = append(out, refusal{index: i, why: fmt.Sprintf("a name cannot have %q in it", c.RefuseInName)})
 		}
 		if c.Encoding == plan.SMBIOS {
 			if size := rule.SMBIOSSize(len(cred.Guest), cred.Value.Len()) + rule.SMBIOSHeader + 1; size > c.MaxStructure {
-				out = append(out, refusal{i, fmt.Sprintf("%d bytes and a name of %d become %d, at most %d are possible in a structure",
+				out = append(out, refusal{index: i, why: fmt.Sprintf("%d bytes and a name of %d become %d, at most %d are possible in a structure",
 					cred.Value.Len(), len(cred.Guest), size, c.MaxStructure)})
 			}
 		}
 	}
 	if c.MaxCount > 0 && len(creds) > c.MaxCount {
-		out = append(out, refusal{-1, fmt.Sprintf("%d credentials, at most %d are possible", len(creds), c.MaxCount)})
+		out = append(out, refusal{index: -1, why: fmt.Sprintf("%d credentials, at most %d are possible", len(creds), c.MaxCount)})
 	}
 	if c.Encoding == plan.SMBIOS && len(out) == 0 {
 		layout, err := rule.LayoutSMBIOS(credential.Items(creds), c.MaxStructure)
 		switch {
 		case err != nil:
-			out = append(out, refusal{-1, flatten(err)})
+			out = append(out, refusal{index: -1, why: flatten(err)})
 		case layout.Bytes > c.MaxTotal:
-			out = append(out, refusal{-1, fmt.Sprintf("all together become %d bytes, at most %d are possible", layout.Bytes, c.MaxTotal)})
+			out = append(out, refusal{index: -1, why: fmt.Sprintf("all together become %d bytes, at most %d are possible", layout.Bytes, c.MaxTotal)})
 		}
 	}
 	return out

@@ -68,10 +68,14 @@ func TestChoose(t *testing.T) {
 		{"201 small", "", many(t, 201, 0), "smbios", ""},
 		{"none fits", "", creds(t, "ok", 1, name29, page), "", "f:2: LoadCredential=" + name29 + ": fits none of the credential channels: smbios: 3042 bytes and a name of 29 become"},
 		{"microvm", "Machine=microvm", creds(t, "a", 1<<20), "fw_cfg", "the first"},
+		{"microvm with a long name", "Machine=microvm Initrd=/i", creds(t, name29, 1), "initrd", "fw_cfg does not carry " + name29 + ": the name has 29 bytes"},
+		{"large with a long name", "Initrd=/i", creds(t, name29, page), "initrd", "smbios does not carry"},
+		{"initrd asked", "Initrd=/i CredentialChannel=initrd", creds(t, "a", 1), "initrd", "the first"},
+		{"201 large", "Initrd=/i", many(t, 201, page), "initrd", "fw_cfg does not carry all credentials together: 201 credentials"},
 	}
 	for _, tt := range tests {
-		p := makePlan(t, tt.lines)
-		c, why, problems := choose(p, tt.creds)
+		p := makePlan(t, strings.Fields(tt.lines)...)
+		c, why, problems := choose(p, tt.creds, func() *refusal { return nil })
 		got := ""
 		if c != nil {
 			got = c.Name
@@ -87,7 +91,28 @@ func TestChoose(t *testing.T) {
 
 // Whatever the plan says, credentials are never left out in silence.
 func TestChooseWithoutChannels(t *testing.T) {
-	if c, _, problems := choose(&plan.Plan{}, creds(t, "a", 1)); c != nil || !problems.HasErrors() {
+	if c, _, problems := choose(&plan.Plan{}, creds(t, "a", 1), nil); c != nil || !problems.HasErrors() {
 		t.Errorf("%v, %v", c, problems)
+	}
+}
+
+// What an initial RAM disk tells against its being a channel is said where it
+// belongs: at its own line if there is no other channel.
+func TestChooseRefusedInitrd(t *testing.T) {
+	no := func() *refusal { return &refusal{index: -1, why: "its init is odd", key: "Initrd", cure: "take another"} }
+	p := makePlan(t, "Initrd=/i", "CredentialChannel=initrd")
+	c, _, problems := choose(p, creds(t, "a", 1), no)
+	if c != nil || !strings.HasSuffix(problems.Error(), ": Initrd=/i: its init is odd; take another") {
+		t.Errorf("%v: %v", c, problems)
+	}
+	p = makePlan(t, "Initrd=/i", "Machine=microvm")
+	c, _, problems = choose(p, creds(t, strings.Repeat("n", 29), 1), no)
+	if text := problems.Error(); c != nil || !strings.Contains(text, "fw_cfg: the name has 29") || !strings.Contains(text, "initrd: its init is odd (take another)") {
+		t.Errorf("%v: %v", c, problems)
+	}
+	p = makePlan(t, "Machine=microvm")
+	c, _, problems = choose(p, creds(t, strings.Repeat("n", 29), 1), func() *refusal { panic("not asked") })
+	if text := problems.Error(); c != nil || !strings.Contains(text, "initrd: the VM has no Initrd=") {
+		t.Errorf("%v: %v", c, problems)
 	}
 }

@@ -42,9 +42,12 @@ type commandLine struct {
 
 // answers are all that a command line waits for.
 type answers struct {
-	accelerator      plan.Accelerator
-	channel          *plan.Channel
-	credentials      []credential.Credential
+	accelerator plan.Accelerator
+	channel     *plan.Channel
+	credentials []credential.Credential
+	// overlay is what the credentials travel with in an initial RAM disk; it
+	// is there where the channel needs it.
+	overlay          *overlay
 	control, console *os.File
 	// khz measures the host's time stamp counter; it is called only where the
 	// guest must be told.
@@ -70,6 +73,8 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 			err = c.addCommandLine(p, part, a)
 		case plan.AskChannel:
 			err = c.addChannel(a)
+		case plan.AskInitrd:
+			err = c.addInitrd(p, part, a)
 		default:
 			err = fmt.Errorf("the plan asks %q, which this version of Ampoule cannot answer", part.Ask)
 		}
@@ -104,8 +109,8 @@ func (c *commandLine) addFile(part plan.Part, f *os.File) {
 	}
 }
 
-// addCommandLine joins the kernel's command line: what the accelerator needs,
-// then the plan's words, so that a user's word wins.
+// addCommandLine joins the kernel's command line: what the accelerator and the
+// channel need, then the plan's words, so that a user's word wins.
 func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, a answers) error {
 	words := []string{}
 	for _, w := range a.accelerator.CommandLine {
@@ -118,7 +123,12 @@ func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, a answers) er
 		}
 		words = append(words, w)
 	}
-	line := spec.JoinCommandLine(append(words, p.VM.KernelCommandLine...))
+	own := p.VM.KernelCommandLine
+	if a.channel != nil {
+		words = append(words, a.channel.CommandLine...)
+		own = a.channel.Without(own)
+	}
+	line := spec.JoinCommandLine(append(words, own...))
 	if most := p.VM.CommandLineMax; most > 0 && len(line) > most {
 		return fmt.Errorf("the kernel's command line has %d bytes and the kernel would cut it at %d", len(line), most)
 	}
@@ -127,10 +137,36 @@ func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, a answers) er
 	return nil
 }
 
+// addInitrd names the initial RAM disk: the VM's own, or, where that is the
+// channel, one in sealed memory with the credentials in front of it.
+func (c *commandLine) addInitrd(p *plan.Plan, part plan.Part, a answers) error {
+	path := p.VM.Initrd
+	if a.channel != nil && a.channel.Encoding == plan.CPIO {
+		m, err := a.overlay.seal(a.credentials, a.channel.Init)
+		if err != nil {
+			return err
+		}
+		path = "/proc/self/fd/" + c.inheritSealed(m)
+	}
+	if path == "" {
+		return nil
+	}
+	c.add(part.From, part.Words...)
+	c.add(part.From, path)
+	return nil
+}
+
+// inheritSealed passes a secret on and returns its descriptor in the child.
+func (c *commandLine) inheritSealed(m *secret.Memfd) string {
+	c.sealed = append(c.sealed, m)
+	c.unlocked = c.unlocked || !m.Locked()
+	return c.inherit(m.File())
+}
+
 // addChannel puts the credentials into sealed memory and names it.
 func (c *commandLine) addChannel(a answers) error {
-	if a.channel == nil {
-		return nil
+	if a.channel == nil || a.channel.Encoding == plan.CPIO {
+		return nil // the second is part of the initial RAM disk
 	}
 	type item struct {
 		name  string
@@ -164,13 +200,11 @@ func (c *commandLine) addChannel(a answers) error {
 		if err != nil {
 			return fmt.Errorf("sealing a credential in memory: %w", err)
 		}
-		c.sealed = append(c.sealed, m)
-		c.unlocked = c.unlocked || !m.Locked()
 		name := it.name
 		for _, d := range a.channel.Doubled {
 			name = strings.ReplaceAll(name, string(d), string([]rune{d, d}))
 		}
-		fill := strings.NewReplacer("{fd}", c.inherit(m.File()), "{name}", name)
+		fill := strings.NewReplacer("{fd}", c.inheritSealed(m), "{name}", name)
 		for _, w := range a.channel.Each {
 			c.add("", fill.Replace(w))
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/control/qmp"
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/process"
 )
@@ -71,7 +72,17 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	}
 	defer serial.Close()
 	defer theirSerial.Close()
-	g.cmd, err = assemble(g.Plan, answers{s.Accelerator, s.channel, s.creds, theirControl, theirSerial, khz})
+	a := answers{
+		accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, control: theirControl, console: theirSerial, khz: khz,
+	}
+	if s.channel != nil && s.channel.Encoding == plan.CPIO {
+		a.overlay, err = openOverlay(g.Host, g.Plan.VM.Initrd, s.Images)
+		if err != nil {
+			return failed("%v", err)
+		}
+		defer a.overlay.close()
+	}
+	g.cmd, err = assemble(g.Plan, a)
 	if err != nil {
 		return failed("%v", err)
 	}

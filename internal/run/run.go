@@ -198,7 +198,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	problems = append(problems, wrong...)
 	if !wrong.HasErrors() {
 		s.creds = creds
-		s.channel, s.why, wrong = choose(r.Plan, creds)
+		s.channel, s.why, wrong = choose(r.Plan, creds, func() *refusal { return r.refuseImages(s.Images) })
 		problems = append(problems, wrong...)
 	}
 	if problems.HasErrors() {

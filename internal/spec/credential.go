@@ -86,20 +86,15 @@ func credentialRows() []Row {
 			id:   credentialID, shown: showPass, apply: passCredential,
 		},
 		{
-			Name: "CredentialChannel", Form: "auto|smbios|fw_cfg", Default: "auto", Words: []string{"auto", "smbios", "fw_cfg"},
-			Accepted: "accepted: auto, smbios, fw_cfg",
+			Name: "CredentialChannel", Form: "auto|smbios|fw_cfg|initrd", Default: "auto", Words: []string{"auto", "smbios", "fw_cfg", "initrd"},
+			Accepted: "accepted: auto, smbios, fw_cfg, initrd",
 			Help: "The way into the guest. auto takes the first that the hypervisor and the machine type have and that all credentials fit; a channel that is named and does not fit is an error. " +
-				"Nothing is ever cut.",
-			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.CredentialChannel }, parseChannel),
+				"Nothing is ever cut. initrd puts an archive with the credentials in front of the initial RAM disk, in memory, and the program ampoule-init, which the kernel starts first: " +
+				"it moves them into the guest's credential store and executes the guest's own init, which is to be systemd's.",
+			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.CredentialChannel },
+				func(s string) (string, error) { return ParseWordOf(s, "auto", "smbios", "fw_cfg", "initrd") }),
 		},
 	}
-}
-
-func parseChannel(s string) (string, error) {
-	if s == "initrd" {
-		return "", fmt.Errorf("the initrd channel is not carried out by this version of Ampoule yet")
-	}
-	return ParseWordOf(s, "auto", "smbios", "fw_cfg")
 }
 
 var errNoColon = errors.New(`what stands behind the name follows a colon, not "="`)

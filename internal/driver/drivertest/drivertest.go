@@ -159,14 +159,15 @@ func checkPart(t *testing.T, part plan.VM) {
 			t.Errorf("a literal part waits for a descriptor: %v", p.Words)
 		}
 	}
-	for _, q := range []plan.Question{plan.AskAccelerator, plan.AskChannel, plan.AskCommandLine, plan.AskControl} {
+	for _, q := range []plan.Question{plan.AskAccelerator, plan.AskChannel, plan.AskCommandLine, plan.AskControl, plan.AskInitrd} {
 		if asked[q] != 1 {
 			t.Errorf("the question %s is asked %d times", q, asked[q])
 		}
 	}
 	for _, c := range part.Channels {
 		each := strings.Join(c.Each, " ")
-		if !strings.Contains(each, "{fd}") {
+		// The initial RAM disk's descriptor has a place of its own.
+		if c.Encoding != plan.CPIO && !strings.Contains(each, "{fd}") {
 			t.Errorf("channel %s: a value would not travel by descriptor: %s", c.Name, each)
 		}
 		if strings.Contains(each, "{value}") || strings.Contains(each, "/tmp") {
@@ -174,6 +175,10 @@ func checkPart(t *testing.T, part plan.VM) {
 		}
 		switch c.Encoding {
 		case plan.SMBIOS, plan.Raw:
+		case plan.CPIO:
+			if len(c.CommandLine) == 0 || len(c.Each) > 0 {
+				t.Errorf("channel %s: the kernel is not told what delivers, or words wait for single values", c.Name)
+			}
 		default:
 			t.Errorf("channel %s: unknown encoding %q", c.Name, c.Encoding)
 		}

@@ -2,8 +2,10 @@ package qemu
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -28,20 +30,30 @@ const (
 )
 
 // channels lists the ways into the guest that the VM may take, the preferred
-// first. A channel that is named and that the machine lacks is an error.
+// first: SMBIOS needs nothing of the guest but its systemd, fw_cfg a kernel
+// module, the initrd an init that leaves what was delivered in its place, and
+// a copy of itself in memory. A channel that is named and that the machine or
+// the VM lacks is an error.
 func (m machine) channels(vm *spec.VM, problems *diag.List) []plan.Channel {
 	asked := vm.CredentialChannel
 	if asked.Value == "smbios" && !m.smbios {
-		asked.From.Errorf(problems, "accepted: auto, fw_cfg; or Machine=q35",
+		asked.From.Errorf(problems, "accepted: auto, fw_cfg, initrd; or Machine=q35",
 			"the machine type %s has no SMBIOS (QEMU takes the option and drops the credentials)", m.name)
 		return nil
 	}
 	var out []plan.Channel
-	if m.smbios && asked.Value != "fw_cfg" {
+	if m.smbios {
 		out = append(out, smbiosChannel(vm))
 	}
-	if asked.Value != "smbios" {
-		out = append(out, fwCfgChannel())
+	out = append(out, fwCfgChannel(), driver.InitrdChannel(vm))
+	if asked.Value == "auto" {
+		return out
+	}
+	out = slices.DeleteFunc(out, func(c plan.Channel) bool { return c.Name != asked.Value })
+	for _, c := range out {
+		if c.Refused != "" {
+			asked.From.Errorf(problems, c.Cure, "%s", c.Refused)
+		}
 	}
 	return out
 }

@@ -39,10 +39,9 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 		parts = append(parts, literal(vm.MachineID.From.ID, "-uuid", formatUUID(vm.MachineID.Value)))
 	}
 	parts = append(parts, literal(vm.Kernel.From.ID, "-kernel", vm.Kernel.Value))
-	if vm.Initrd.Set {
-		parts = append(parts, literal(vm.Initrd.From.ID, "-initrd", vm.Initrd.Value))
-	}
-	parts = append(parts, plan.Part{Ask: plan.AskCommandLine, Words: []string{"-append"}})
+	parts = append(parts,
+		plan.Part{Ask: plan.AskInitrd, From: vm.Initrd.From.ID, Words: []string{"-initrd"}},
+		plan.Part{Ask: plan.AskCommandLine, Words: []string{"-append"}})
 	for i, d := range vm.Disks {
 		parts = append(parts, literal(d.From.ID, m.disk(i, d)...))
 	}

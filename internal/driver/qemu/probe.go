@@ -58,7 +58,7 @@ func (Driver) Features() []driver.Feature {
 		{Name: "machine microvm"},
 		{Name: "channel smbios"},
 		{Name: "channel fw_cfg"},
-		{Name: "channel initrd", Refusal: "the initrd channel is not carried out by this version of Ampoule yet; use CredentialChannel=auto"},
+		{Name: "channel initrd"},
 		{Name: "console"},
 		{Name: "disk raw"},
 		{Name: "disk qcow2"},

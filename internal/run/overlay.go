@@ -1,0 +1,80 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/inspect"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
+	"github.com/ampoule-vm/ampoule/internal/secret"
+)
+
+// overlay is what the credentials travel with in an initial RAM disk.
+type overlay struct {
+	// shim is the program that delivers them.
+	shim []byte
+	// base is the VM's own initial RAM disk; nil where it has none.
+	base *os.File
+	size int64
+}
+
+// overlayAlign keeps the secrets and the VM's own initial RAM disk in different
+// pages. The kernel skips zeros of any number between two archives.
+const overlayAlign = 4096
+
+// openOverlay reads the shim and opens the VM's own initial RAM disk, which has
+// to be the one that was looked into.
+func openOverlay(h host.Host, path string, seen preflight.Images) (*overlay, error) {
+	shim, err := h.Shim()
+	if err != nil {
+		return nil, err
+	}
+	o := &overlay{shim: shim}
+	if path == "" {
+		return o, nil
+	}
+	f, info, err := host.OpenImage(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the initial RAM disk %s: %w", path, err)
+	}
+	if inspect.IdentityOf(info) != seen.Initrd.Identity {
+		f.Close()
+		return nil, fmt.Errorf("%s was changed while the VM was about to start", path)
+	}
+	o.base, o.size = f, info.Size()
+	return o, nil
+}
+
+func (o *overlay) close() {
+	if o != nil && o.base != nil {
+		o.base.Close()
+	}
+}
+
+// seal makes the initial RAM disk: credentials, shim, the VM's own. They come
+// first since the kernel unpacks what is first whatever follows: a compressed
+// archive before them would have to end where its decompressor thinks it does.
+func (o *overlay) seal(creds []credential.Credential, next string) (*secret.Memfd, error) {
+	if o == nil {
+		return nil, errors.New("the channel needs the program that delivers the credentials, and nobody looked for it")
+	}
+	packed, err := credential.PackOverlay(creds)
+	if err != nil {
+		return nil, fmt.Errorf("putting the credentials into an archive: %w", err)
+	}
+	defer packed.Wipe()
+	return secret.NewMemfdBefore("ampoule-initrd", packed, secret.Rest{
+		Plain: credential.OverlayTail(o.shim, next), File: o.base, Size: o.size, Align: overlayAlign,
+	})
+}
+
+// refuseImages says why the initial RAM disk cannot carry credentials.
+func (r *runner) refuseImages(seen preflight.Images) *refusal {
+	if _, err := r.Host.FindShim(); err != nil {
+		return &refusal{index: -1, why: err.Error(), cure: "install it, or use another channel", key: "CredentialChannel"}
+	}
+	return nil
+}

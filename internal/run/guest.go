@@ -55,7 +55,8 @@ type guest struct {
 	// spoke: something came over the console since the last reset.
 	spoke atomic.Bool
 	// trouble is an order that the guest cannot go on without.
-	trouble chan error
+	trouble  chan error
+	troubles troubles
 }
 
 // boot starts the hypervisor and stays with it.
@@ -162,6 +163,7 @@ func (g *guest) attach(serial net.Conn) {
 			patterns = append(patterns, console.Pattern{Regexp: re, Found: func(string) { nonblocking(g.readyc) }})
 		}
 	}
+	patterns = append(patterns, g.troubles.patterns(func(what string) { g.warn("%s: %s", g.Plan.VM.Name, what) })...)
 	watch := console.NewWatch(nil, patterns...)
 	ctx, cancel := context.WithCancel(context.Background())
 	g.screen = &screen{Watch: watch, cancel: cancel, done: make(chan struct{})}
@@ -457,7 +459,7 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 		// What the guest said last is on its way on another descriptor.
 		time.Sleep(settleTime)
 		if reason, last := g.screen.LastPanic(); last {
-			return g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason})
+			return g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason + g.troubles.text()})
 		}
 		if g.stopped {
 			return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest rebooted when it was to power off, and was not started again"})
@@ -470,6 +472,7 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 			g.report.started(g.record)
 		}
 		g.screen.Reset()
+		g.troubles.reset()
 		g.resetting = true
 		// Ours is a reset like any other: for once it must not become a stop.
 		g.execute(g.trouble, rebootAction("reset"), command("system_reset"))
@@ -489,7 +492,7 @@ func (g *guest) panicked() (Outcome, bool) {
 	if reason, _ := g.screen.LastPanic(); reason != "" {
 		text += ": " + reason
 	}
-	return g.quit(Outcome{Code: ExitPanic, Text: text})
+	return g.quit(Outcome{Code: ExitPanic, Text: text + g.troubles.text()})
 }
 
 // quit ends a hypervisor whose guest has ended.

@@ -1,0 +1,59 @@
+package run
+
+import (
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/ampoule-vm/ampoule/internal/console"
+)
+
+// troubles are what kernel and shim say on the console of a guest that does
+// not boot as it was to: nobody else could tell why, and a guest without its
+// credentials may go on without a word.
+type troubles struct {
+	mu   sync.Mutex
+	said []string
+}
+
+var (
+	// Linux, init/initramfs.c, at the level of emergencies.
+	unpackFailed = regexp.MustCompile(`\] Initramfs unpacking failed: (.+)$`)
+	// Levels up to error only are on a console with "quiet"; the line of
+	// success is told apart by its beginning with a number.
+	shimFailed = regexp.MustCompile(`\] ampoule-init: ([^0-9].*)$`)
+)
+
+// patterns looks for troubles and hands each on, once a boot.
+func (t *troubles) patterns(warn func(string)) []console.Pattern {
+	look := func(re *regexp.Regexp, prefix string) console.Pattern {
+		return console.Pattern{Regexp: re, Found: func(line string) {
+			what := prefix + strings.TrimSpace(re.FindStringSubmatch(line)[1])
+			t.mu.Lock()
+			t.said = append(t.said, what)
+			t.mu.Unlock()
+			warn(what)
+		}}
+	}
+	return []console.Pattern{
+		look(unpackFailed, "the guest's kernel could not unpack all of the initial RAM disk: "),
+		look(shimFailed, "delivering the credentials in the guest: "),
+	}
+}
+
+// text is what was said in this boot, to be put behind the message of its end.
+func (t *troubles) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.said) == 0 {
+		return ""
+	}
+	return "; before that, " + strings.Join(t.said, "; ")
+}
+
+// reset forgets the boot that ended.
+func (t *troubles) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.said = nil
+}

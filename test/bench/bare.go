@@ -61,10 +61,17 @@ func readRecipe(pid int) (*recipe, error) {
 	return r, nil
 }
 
-// start is what the simplest harness does: make the descriptors, start QEMU,
-// shake hands, let the guest run.
-func (r *recipe) start(socket string) (sample, error) {
-	started := time.Now()
+// launched is a hypervisor that was started by hand.
+type launched struct {
+	cmd              *exec.Cmd
+	started          time.Time
+	control, console net.Conn
+	words            bytes.Buffer // of its standard error, once it has ended
+}
+
+// launch makes the descriptors and starts QEMU.
+func (r *recipe) launch() (*launched, error) {
+	l := &launched{started: time.Now()}
 	inherited, control, console, err := r.descriptors()
 	defer func() {
 		for _, f := range inherited {
@@ -72,43 +79,50 @@ func (r *recipe) start(socket string) (sample, error) {
 		}
 	}()
 	if err != nil {
-		return sample{}, err
+		return nil, err
 	}
-	defer console.Close()
-	cmd := exec.Command(r.argv[0], r.argv[1:]...)
-	cmd.Env, cmd.Dir, cmd.ExtraFiles = []string{}, "/", inherited
-	cmd.SysProcAttr = ownSession()
-	var words bytes.Buffer
-	cmd.Stderr = &words
-	if err := cmd.Start(); err != nil {
+	l.control, l.console = control, console
+	l.cmd = exec.Command(r.argv[0], r.argv[1:]...)
+	l.cmd.Env, l.cmd.Dir, l.cmd.ExtraFiles = []string{}, "/", inherited
+	l.cmd.SysProcAttr = ownSession()
+	l.cmd.Stderr = &l.words
+	if err := l.cmd.Start(); err != nil {
 		control.Close()
+		console.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// start is what the simplest harness does: start QEMU, shake hands, let the
+// guest run.
+func (r *recipe) start(socket string) (sample, error) {
+	l, err := r.launch()
+	if err != nil {
 		return sample{}, err
 	}
-	for _, f := range inherited {
-		f.Close()
-	}
-	inherited = nil
+	defer l.console.Close()
 	go func() {
 		// What goes wrong here is seen as a guest that does not run.
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 		defer cancel()
-		client, err := qmp.New(ctx, control)
+		client, err := qmp.New(ctx, l.control)
 		if err == nil {
 			_ = client.Execute(ctx, "cont", nil, nil)
 			<-client.Done()
 			client.Close()
 		}
 	}()
-	got, err := observe(started, socket, console, func(got *sample) (err error) {
-		got.hypervisor, err = peak(cmd.Process.Pid)
+	got, err := observe(l.started, socket, l.console, func(got *sample) (err error) {
+		got.hypervisor, err = peak(l.cmd.Process.Pid)
 		return err
 	})
 	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return sample{}, fmt.Errorf("%w\n%s", err, words.String())
+		_ = l.cmd.Process.Kill()
+		_ = l.cmd.Wait()
+		return sample{}, fmt.Errorf("%w\n%s", err, l.words.String())
 	}
-	return got, finish(cmd)
+	return got, finish(l.cmd)
 }
 
 // descriptors makes what the hypervisor inherits, from descriptor 3 on.

@@ -8,4 +8,19 @@ const (
 	overheadLimit = 60
 	// memoryLimit, in MiB.
 	memoryLimit = 20
+	// bootRatioLimit is the share of the time of the same guest with QEMU by
+	// hand.
+	bootRatioLimit = 1.3
+)
+
+// The aims are what a quiet machine is to show. One that is missed is printed
+// as such and breaks nothing.
+const (
+	// execAim, in milliseconds, and execRatioAim, the share of
+	// systemd-vmspawn's time.
+	execAim, execRatioAim = 8, 0.4
+	// bootRatioAim is the share of the time of QEMU by hand.
+	bootRatioAim = 1.02
+	// privateAim, in MiB: six million bytes.
+	privateAim = 6e6 / (1 << 20)
 )

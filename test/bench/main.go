@@ -31,8 +31,10 @@ func main() {
 		return
 	}
 	runs := flag.Int("runs", 20, "starts, and plans, of each kind")
+	boots := flag.Int("boots", 3, "boots to power-off of each kind")
+	only := flag.String("only", "", "measure `PART` alone")
 	flag.Parse()
-	err := bench(*runs)
+	err := bench(*runs, *boots, *only)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
@@ -45,11 +47,31 @@ type setup struct {
 	dir     string // temporary, absolute
 	guest   guest.Guest
 	runs    int
+	boots   int
 }
 
-func bench(runs int) error {
-	if runs < 1 {
-		return fmt.Errorf("-runs=%d: at least one is needed", runs)
+// part is one measurement of several lines.
+type part struct {
+	name    string
+	measure func(setup) ([]measurement, error)
+}
+
+var parts = []part{
+	{"starts", measureStarts},
+	{"execs", measureExecs},
+	{"boots", measureBoots},
+	{"supervisors", measureSupervisor},
+	{"plans", measurePlans},
+	{"parsers", measureParsers},
+}
+
+func bench(runs, boots int, only string) error {
+	if runs < 1 || boots < 1 {
+		return fmt.Errorf("-runs=%d -boots=%d: at least one is needed", runs, boots)
+	}
+	chosen := slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return only != "" && p.name != only })
+	if len(chosen) == 0 {
+		return fmt.Errorf("-only=%s: there is no such part", only)
 	}
 	program, err := filepath.Abs("bin/ampoule")
 	if err != nil {
@@ -67,19 +89,11 @@ func bench(runs int) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s := setup{program: program, dir: dir, guest: g, runs: runs}
+	s := setup{program: program, dir: dir, guest: g, runs: runs, boots: boots}
 
 	fmt.Printf("%d processors, %s, %s\n\n", runtime.NumCPU(), runtime.GOARCH, runtime.Version())
 	var all []measurement
-	for _, part := range []struct {
-		name    string
-		measure func(setup) ([]measurement, error)
-	}{
-		{"starts", measureStarts},
-		{"supervisors", measureSupervisor},
-		{"plans", measurePlans},
-		{"parsers", measureParsers},
-	} {
+	for _, part := range chosen {
 		fmt.Fprintf(os.Stderr, "measuring %s ...\n", part.name)
 		found, err := part.measure(s)
 		if err != nil {

@@ -33,7 +33,7 @@ type sample struct {
 // measureStarts compares `ampoule run` with QEMU started by hand with the same
 // command line and the same credentials.
 func measureStarts(s setup) ([]measurement, error) {
-	v, err := s.writeVM()
+	v, err := s.writeVM("bench", "")
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func startTable(ours, bare []sample, peer string) []measurement {
 }
 
 // pick returns one number of every sample.
-func pick[T time.Duration | float64](samples []sample, of func(sample) T) []T {
+func pick[S any, T time.Duration | float64](samples []S, of func(S) T) []T {
 	var out []T
 	for _, s := range samples {
 		out = append(out, of(s))
@@ -117,37 +117,40 @@ func pick[T time.Duration | float64](samples []sample, of func(sample) T) []T {
 	return out
 }
 
+// earlyConsole makes the kernel's first byte come before seconds of emulated
+// boot bury the difference.
+const earlyConsole = "earlycon=uart8250,io,0x3f8 "
+
 // vm is the .microvm file of the measurement and what was learnt from its first
 // start.
 type vm struct {
 	setup
-	file, socket string
-	recipe       *recipe
+	file, socket, key string
+	recipe            *recipe
 }
 
-func (s setup) writeVM() (*vm, error) {
-	v := &vm{setup: s, file: filepath.Join(s.dir, "bench.microvm"), socket: filepath.Join(s.dir, "monitor")}
-	key := filepath.Join(s.dir, "key")
-	if err := os.WriteFile(key, []byte("a key of two dozen bytes"), 0o600); err != nil {
+// writeVM makes a VM whose guest gets words on its kernel command line; lines
+// are more of its file.
+func (s setup) writeVM(name, words string, lines ...string) (*vm, error) {
+	v := &vm{setup: s, file: filepath.Join(s.dir, name+".microvm"), socket: filepath.Join(s.dir, "monitor")}
+	v.key = filepath.Join(s.dir, "key")
+	if err := os.WriteFile(v.key, []byte("a key of two dozen bytes"), 0o600); err != nil {
 		return nil, err
 	}
 	// The second monitor tells when the guest runs, in both kinds of start
-	// alike. The early console makes the kernel's first byte come before
-	// seconds of emulated boot bury the difference.
+	// alike.
 	text := fmt.Sprintf("[MicroVM]\nAccelerator=tcg\nMemory=512M\nKernel=%s\nInitrd=%s\n"+
-		"KernelCommandLine=earlycon=uart8250,io,0x3f8 %s\n"+
+		"KernelCommandLine=%s\n"+
 		"LoadCredential=KEY:%s\nSetCredential=ENVIRONMENT:production\n"+
-		"HypervisorArgs=-qmp unix:%s,server=on,wait=off\n",
-		s.guest.Kernel, s.guest.Initrd, guest.TestParameters, key, v.socket)
+		"HypervisorArgs=-qmp unix:%s,server=on,wait=off\n%s\n",
+		s.guest.Kernel, s.guest.Initrd, earlyConsole+guest.TestParameters+" "+words, v.key, v.socket, strings.Join(lines, "\n"))
 	return v, os.WriteFile(v.file, []byte(text), 0o600)
 }
 
 // ampoule starts the VM by the program. With learn, it returns how to start the
 // same hypervisor without it.
 func (v *vm) ampoule(learn bool) (sample, *recipe, error) {
-	cmd := exec.Command(v.program, "run", v.file)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + v.dir, "XDG_RUNTIME_DIR=" + v.dir}
-	cmd.SysProcAttr = ownSession()
+	cmd := v.command(v.file)
 	console, err := cmd.StdoutPipe()
 	if err != nil {
 		return sample{}, nil, err

@@ -72,7 +72,7 @@ func measureSupervisor(s setup) ([]measurement, error) {
 
 // supervisorPeak is one more start, for a number taken beside the peer's.
 func (s setup) supervisorPeak() (float64, error) {
-	v, err := s.writeVM()
+	v, err := s.writeVM("supervisor", "")
 	if err != nil {
 		return 0, err
 	}

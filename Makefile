@@ -12,7 +12,9 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## build the programs into bin/
-	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) build -trimpath -o bin/ ./cmd/ampoule
+	@# Copied into the memory of every guest that needs it: no symbols.
+	$(GO) build -trimpath -ldflags='-s -w' -o bin/ ./cmd/ampoule-init
 
 deps: ## install what demo and tests need (Debian, root)
 	./scripts/install-deps
@@ -44,6 +46,7 @@ demo: deps build ## boot a real VM and prove that its secrets arrived and leaked
 
 install: build ## install below $(DESTDIR)$(PREFIX)
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/ampoule
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/lib/ampoule bin/ampoule-init
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 dist/man/*.1
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 dist/man/*.5
 	install -D -m 0644 dist/completions/ampoule.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ampoule

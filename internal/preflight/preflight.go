@@ -40,6 +40,7 @@ type judge struct {
 	plan     *plan.Plan
 	host     host.Host
 	state    string
+	images   Images
 	problems diag.List
 }
 
@@ -51,6 +52,7 @@ func Judge(p *plan.Plan, h host.Host, state string) (Answers, diag.List) {
 	a.Binary = j.binary()
 	a.Accelerator, a.Emulated = j.accelerator()
 	j.boot()
+	a.Images = j.images
 	j.commandLine(a.Accelerator)
 	j.disks()
 	j.runner()
@@ -110,6 +112,7 @@ func (j *judge) boot() {
 		if initrd, err = host.CheckInitrd(vm.Initrd); err != nil {
 			j.fail("Initrd", vm.Initrd, "accepted: a readable initial RAM disk", "%v", err)
 		}
+		j.images.Initrd, _ = inspect.Memory{}.Initrd(vm.Initrd)
 	}
 	if need := kernel + initrd; need >= vm.Memory {
 		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: more than %s, and room to unpack them", spec.FormatSize(roundUp(need))),

@@ -5,6 +5,7 @@ package emit
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -58,7 +59,9 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	questions(&b, vm)
 	fmt.Fprintf(&b, "\nCommand line\n  %s", binary(vm))
 	for _, part := range vm.Command {
-		b.WriteString(" \\\n    " + words(part))
+		if w := words(vm, part); w != "" {
+			b.WriteString(" \\\n    " + w)
+		}
 	}
 	fmt.Fprintf(&b, "\n\nDigest of the VM    %s\nDigest of the unit  %s\n", p.Digest.VM, p.Digest.Unit)
 	_, err := io.WriteString(w, trimLines(b.String()))
@@ -208,7 +211,7 @@ func questions(b *strings.Builder, vm plan.VM) {
 
 // words shows a part of the command line as a shell would take it; what waits
 // for an answer stands in angle brackets.
-func words(part plan.Part) string {
+func words(vm plan.VM, part plan.Part) string {
 	switch part.Ask {
 	case "":
 		quoted := make([]string, len(part.Words))
@@ -223,7 +226,13 @@ func words(part plan.Part) string {
 	case plan.AskChannel:
 		return "<credentials>"
 	case plan.AskInitrd:
-		return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<initrd>"), " ")
+		switch delivers := func(c plan.Channel) bool { return c.Encoding == plan.CPIO && c.Refused == "" }; {
+		case vm.Initrd != "":
+			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], quote(vm.Initrd)), " ")
+		case len(vm.Credentials) > 0 && slices.ContainsFunc(vm.Channels, delivers):
+			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<credentials>"), " ")
+		}
+		return ""
 	}
 	return "<" + string(part.Ask) + ">"
 }

@@ -44,6 +44,23 @@ func choose(p *plan.Plan, creds []credential.Credential, images func() *refusal)
 			return c, explainChoice(p.VM.Channels[:i], refused, creds), nil
 		}
 	}
+	// What no single credential is to blame for stands at the line that is, if
+	// that line leaves no other channel, or with the credentials at fault.
+	var together []string
+	for i, c := range p.VM.Channels {
+		for _, r := range refused[i] {
+			switch {
+			case r.index >= 0:
+			case r.key != "" && len(p.VM.Channels) == 1:
+				problems.Errorf(p.Origin(r.key), r.key, keyValue(p, r.key), r.cure, "%s", r.why)
+				return nil, "", problems
+			case r.cure != "":
+				together = append(together, fmt.Sprintf("%s: %s (%s)", c.Name, r.why, r.cure))
+			default:
+				together = append(together, c.Name+": "+r.why)
+			}
+		}
+	}
 	for n, cred := range creds {
 		var reasons []string
 		for i, c := range p.VM.Channels {
@@ -54,26 +71,10 @@ func choose(p *plan.Plan, creds []credential.Credential, images func() *refusal)
 			}
 		}
 		if len(reasons) > 0 {
-			problems.Add(report(p, cred, reasons))
+			problems.Add(report(p, cred, append(reasons, together...)))
 		}
 	}
-	// What no single credential is to blame for stands at the line that is, if
-	// that line leaves no other channel, or at the first credential.
-	var together []string
-	for i, c := range p.VM.Channels {
-		for _, r := range refused[i] {
-			switch {
-			case r.index >= 0:
-			case r.key != "" && len(p.VM.Channels) == 1:
-				problems.Errorf(p.Origin(r.key), r.key, keyValue(p, r.key), r.cure, "%s", r.why)
-			case r.cure != "":
-				together = append(together, fmt.Sprintf("%s: %s (%s)", c.Name, r.why, r.cure))
-			default:
-				together = append(together, c.Name+": "+r.why)
-			}
-		}
-	}
-	if len(together) > 0 {
+	if len(problems) == 0 {
 		problems.Add(report(p, creds[0], together))
 	}
 	return nil, "", problems
@@ -90,7 +91,7 @@ func keyValue(p *plan.Plan, key string) string {
 func report(p *plan.Plan, cred credential.Credential, reasons []string) diag.Problem {
 	var limits []string
 	for _, c := range p.VM.Channels {
-		if c.Why != "" {
+		if c.Why != "" && c.Refused == "" {
 			limits = append(limits, c.Why)
 		}
 	}

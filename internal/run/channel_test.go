@@ -99,7 +99,9 @@ func TestChooseWithoutChannels(t *testing.T) {
 // What an initial RAM disk tells against its being a channel is said where it
 // belongs: at its own line if there is no other channel.
 func TestChooseRefusedInitrd(t *testing.T) {
-	no := func() *refusal { return &refusal{index: -1, why: "its init is odd", key: "Initrd", cure: "take another"} }
+	no := func() *refusal {
+		return &refusal{index: -1, why: "its init is odd", key: "Initrd", cure: "take another"}
+	}
 	p := makePlan(t, "Initrd=/i", "CredentialChannel=initrd")
 	c, _, problems := choose(p, creds(t, "a", 1), no)
 	if c != nil || !strings.HasSuffix(problems.Error(), ": Initrd=/i: its init is odd; take another") {

@@ -13,8 +13,8 @@ import (
 func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
-			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/host", "internal/shim/*", "internal/initrd/cpio"},
-		{"internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd"},
+			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/host", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
+		{"internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel"},
 		{"internal/layer"},
 		{"internal/spec"},
 		{"internal/plan"}, // what a driver fills

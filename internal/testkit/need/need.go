@@ -23,6 +23,7 @@ const (
 	Nspawn  Need = "nspawn"  // systemd-nspawn and root
 	Systemd Need = "systemd" // systemd-creds and systemd's binary
 	Cpio    Need = "cpio"    // GNU cpio
+	Packers Need = "packers" // cpio, gzip, bzip2, xz, lz4 and zstd
 	VM      Need = "vm"      // AMPOULE_VM=canary or all
 	VMAll   Need = "vm-all"  // AMPOULE_VM=all
 )
@@ -53,6 +54,8 @@ func lack(n Need) string {
 		return first(program("systemd-creds"), program("systemctl"))
 	case Cpio:
 		return program("cpio")
+	case Packers:
+		return first(program("cpio"), program("gzip"), program("bzip2"), program("xz"), program("lz4"), program("zstd"))
 	case VM:
 		if level == "canary" || level == "all" {
 			return ""

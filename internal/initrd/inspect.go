@@ -1,0 +1,335 @@
+package initrd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ampoule-vm/ampoule/internal/initrd/cpio"
+	"github.com/ampoule-vm/ampoule/internal/initrd/decompress"
+)
+
+// Inspect reads the first size bytes of r as Linux reads an initial RAM disk. The
+// error is an *[Error], or what r returned.
+func Inspect(r io.ReaderAt, size int64, o Options) (*Report, error) {
+	in := &inspector{r: r, size: size, options: o.withDefaults(), tree: newTree(), report: &Report{}}
+	in.cpio = cpio.NewReader(in)
+	if err := in.all(); err != nil {
+		return nil, err
+	}
+	in.conclude()
+	return in.report, nil
+}
+
+// inspector goes through an initial RAM disk. It is the cpio.Handler of all its
+// archives.
+type inspector struct {
+	r       io.ReaderAt
+	size    int64
+	options Options
+	cpio    *cpio.Reader
+	tree    *tree
+	report  *Report
+
+	segment  Segment // the current one
+	unpacked int64   // so far, of all segments
+	// whole is whether the last entry was a trailer, and wholeEnd where that
+	// ended. What comes then is another archive.
+	whole    bool
+	wholeEnd int64
+	// deaf: Linux does not listen any more, having met a flaw.
+	deaf bool
+
+	node    *node // whose content comes
+	watcher watcher
+}
+
+// all goes from segment to segment.
+func (in *inspector) all() error {
+	off := int64(0)
+	for !in.deaf && in.report.NotInspected == "" {
+		next, head, err := in.passZeros(off)
+		if err != nil {
+			return err
+		}
+		if off = next; off == in.size {
+			break
+		}
+		if head[0] == '0' && off%4 == 0 {
+			off, err = in.plain(off)
+		} else {
+			off, err = in.packed(off, head)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if in.deaf {
+		in.report.Ignored = in.size - off
+	}
+	switch {
+	case in.size == 0:
+		return fatal(Empty, 0, "it is empty")
+	case len(in.report.Segments) == 0 && in.report.NotInspected == "":
+		return fatal(Empty, 0, "it holds nothing but zeros")
+	}
+	return nil
+}
+
+// flaw notes what Linux stops at.
+func (in *inspector) flaw(offset int64, format string, args ...any) {
+	in.report.Flaws = append(in.report.Flaws, Flaw{offset, fmt.Sprintf(format, args...)})
+}
+
+// read fills p with what is at off.
+func (in *inspector) read(p []byte, off int64) error {
+	n, err := in.r.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF // it shrank
+	}
+	return fmt.Errorf("reading at byte %d: %w", off+int64(n), err)
+}
+
+const pieceSize = 256 << 10
+
+// headSize is enough for what a file begins with to be recognised by.
+const headSize = 2048
+
+// passZeros returns the offset of the first byte from off on that is not zero, and
+// up to headSize bytes from there.
+func (in *inspector) passZeros(off int64) (next int64, head []byte, err error) {
+	buf := make([]byte, headSize)
+	for off < in.size {
+		p := buf[:min(int64(len(buf)), in.size-off)]
+		if err := in.read(p, off); err != nil {
+			return 0, nil, err
+		}
+		rest := bytes.TrimLeft(p, "\x00")
+		off += int64(len(p) - len(rest))
+		if len(rest) == 0 {
+			buf = make([]byte, pieceSize)
+			continue
+		}
+		head = make([]byte, min(headSize, in.size-off))
+		return off, head, in.read(head, off)
+	}
+	return off, nil, nil
+}
+
+// plain reads archives that are not packed, and returns where something else
+// begins.
+func (in *inspector) plain(off int64) (int64, error) {
+	in.segment, in.whole = Segment{Offset: off}, false
+	in.cpio.Restart(off)
+	buf := make([]byte, pieceSize)
+	for off < in.size {
+		p := buf[:min(int64(len(buf)), in.size-off)]
+		if err := in.read(p, off); err != nil {
+			return 0, err
+		}
+		if err := in.count(len(p)); err != nil {
+			return 0, err
+		}
+		n, err := in.cpio.Feed(p)
+		off += int64(n)
+		switch {
+		case err != nil:
+			return in.plainFailed(err)
+		case n < len(p):
+			in.closePlain(off)
+			return off, nil
+		}
+	}
+	if !in.cpio.Between() {
+		return 0, fatal(Truncated, in.size, "it is cut off: at byte %d it ends inside the entry that begins at byte %d", in.size, in.cpio.EntryOffset())
+	}
+	in.closePlain(off)
+	if !in.whole {
+		in.flaw(in.size, "the last archive has no end (an entry TRAILER!!!): maybe it was cut off at byte %d", in.size)
+	}
+	return off, nil
+}
+
+// plainFailed tells what follows the end of an archive from what is inside one.
+func (in *inspector) plainFailed(err error) (int64, error) {
+	var e *cpio.Error
+	if !errors.As(err, &e) {
+		return 0, err
+	}
+	if in.whole {
+		in.closePlain(in.wholeEnd)
+		in.stop(e.Offset, e)
+		return e.Offset, nil
+	}
+	return 0, in.notArchive(e.Offset, e)
+}
+
+// stop notes that Linux looks no further.
+func (in *inspector) stop(offset int64, why error) {
+	in.deaf = true
+	in.flaw(offset, "behind the end of an archive, %v; Linux looks no further", why)
+}
+
+// notArchive is the error about an archive that the reader gave up on.
+func (in *inspector) notArchive(offset int64, why error) error {
+	if in.report.Entries == 0 {
+		return fatal(NotArchive, offset, "it is no cpio archive (cpio -H newc writes one): %v", why)
+	}
+	return fatal(Damaged, offset, "it is damaged: %v", why)
+}
+
+// closePlain ends the current segment, unless it is empty.
+func (in *inspector) closePlain(end int64) {
+	if in.whole {
+		end = in.wholeEnd
+	}
+	in.segment.Bytes = end - in.segment.Offset
+	in.segment.Unpacked = in.segment.Bytes
+	in.report.Segments = append(in.report.Segments, in.segment)
+}
+
+// count keeps a small file from becoming a large tree.
+func (in *inspector) count(n int) error {
+	in.unpacked += int64(n)
+	if in.unpacked > in.options.MaxUnpacked {
+		return fatal(TooLarge, in.segment.Offset, "it unpacks to more than %d bytes", in.options.MaxUnpacked)
+	}
+	return nil
+}
+
+// packed reads a compressed stream, and returns where it ends.
+func (in *inspector) packed(off int64, head []byte) (int64, error) {
+	compression := decompress.Detect(head)
+	if compression == "" {
+		return off, in.unknown(off, head)
+	}
+	in.segment, in.whole = Segment{Offset: off, Compression: compression}, false
+	in.cpio.Restart(0)
+	end, err := decompress.Unpack(compression, in.r, off, in.size, in.piece)
+	if err != nil {
+		return off, in.packedFailed(err)
+	}
+	s := &in.segment
+	s.Bytes = end - off
+	switch {
+	case s.Unpacked == 0 && len(in.report.Segments) == 0:
+		return 0, fatal(Empty, off, "the %s stream that begins at byte %d is empty", compression, off)
+	case !in.deaf && !in.cpio.Between():
+		return 0, fatal(Truncated, off, "the archive in the %s stream that begins at byte %d is cut off", compression, off)
+	}
+	in.report.Segments = append(in.report.Segments, *s)
+	return end, nil
+}
+
+// piece takes what a stream unpacks to. Behind a flaw it is unpacked on, to see
+// whether the stream is in order, but not looked at.
+func (in *inspector) piece(p []byte) error {
+	if err := in.count(len(p)); err != nil {
+		return err
+	}
+	in.segment.Unpacked += int64(len(p))
+	if in.deaf {
+		return nil
+	}
+	n, err := in.cpio.Feed(p)
+	if err == nil && n == len(p) {
+		return nil
+	}
+	at, why := in.cpio.Offset(), fmt.Errorf("there is %s at byte %d", looksLike(p[n:]), in.cpio.Offset())
+	if err != nil {
+		var e *cpio.Error
+		if !errors.As(err, &e) {
+			return err
+		}
+		at, why = e.Offset, e
+	}
+	why = fmt.Errorf("in what the %s stream that begins at byte %d unpacks to, %w", in.segment.Compression, in.segment.Offset, why)
+	if in.whole && at >= in.wholeEnd {
+		in.stop(in.segment.Offset, why)
+		return nil
+	}
+	return in.notArchive(in.segment.Offset, why)
+}
+
+// packedFailed is the error about a stream that was given up, or nil where it is
+// one that cannot be unpacked here.
+func (in *inspector) packedFailed(err error) error {
+	var unsupported *decompress.UnsupportedError
+	var bad *decompress.Error
+	switch {
+	case errors.As(err, &unsupported):
+		in.report.NotInspected = unsupported.What
+		return nil
+	case errors.As(err, &bad) && bad.Truncated:
+		return fatal(Truncated, bad.Offset, "it is cut off: %v (the stream begins at byte %d)", bad, in.segment.Offset)
+	case errors.As(err, &bad):
+		return fatal(Damaged, bad.Offset, "%v (the stream begins at byte %d)", bad, in.segment.Offset)
+	}
+	return err
+}
+
+// unknown is for what Linux takes for nothing it knows.
+func (in *inspector) unknown(off int64, head []byte) error {
+	if packer := foreignPacker(head); packer != "" {
+		return fatal(Compression, off, "at byte %d it is compressed by %s, which Linux does not read here; it knows gzip, bzip2, lzma, xz (--check=crc32), lzo, lz4 (-l) and zstd", off, packer)
+	}
+	switch {
+	case len(in.report.Segments) == 0:
+		return fatal(NotArchive, off, "it is no cpio archive, and not a compressed one: there is %s at byte %d", looksLike(head), off)
+	case !in.whole && in.segment.Compression == "":
+		return fatal(Damaged, off, "it is damaged: inside an archive there is %s instead of an entry at byte %d", looksLike(head), off)
+	}
+	in.deaf = true
+	in.flaw(off, "behind the end of an archive there is %s at byte %d; Linux looks no further", looksLike(head), off)
+	return nil
+}
+
+// Entry implements cpio.Handler.
+func (in *inspector) Entry(h cpio.Header, target string) error {
+	if in.whole && in.segment.Compression == "" {
+		in.closePlain(in.wholeEnd)
+		in.segment = Segment{Offset: in.cpio.EntryOffset()}
+	}
+	in.whole = false
+	in.segment.Entries++
+	if in.report.Entries++; in.report.Entries > in.options.MaxEntries {
+		return fatal(TooLarge, in.segment.Offset, "it has more than %d entries", in.options.MaxEntries)
+	}
+	if parts := split(h.Name); len(parts) > 0 && parts[0] == ownDirectory {
+		in.report.Ampoule = true
+	}
+	in.node = nil
+	if n := in.tree.add(h, target); n != nil && h.Size != 0 {
+		in.node = n
+		in.watcher.begin(h.Mode&0o111 != 0)
+	}
+	return nil
+}
+
+// Body implements cpio.Handler.
+func (in *inspector) Body(p []byte) error {
+	if in.node != nil {
+		in.watcher.piece(p)
+	}
+	return nil
+}
+
+// Done implements cpio.Handler.
+func (in *inspector) Done() error {
+	if in.node != nil {
+		in.node.content = in.watcher.end()
+		in.node = nil
+	}
+	return nil
+}
+
+// Trailer implements cpio.Handler.
+func (in *inspector) Trailer() error {
+	in.whole, in.wholeEnd = true, in.cpio.Offset()
+	clear(in.tree.hard)
+	return nil
+}

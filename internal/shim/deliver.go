@@ -72,7 +72,7 @@ func fill() (int, error) {
 func mountStore() (uintptr, error) {
 	for _, flags := range []uintptr{storeFlags | noSymFollow, storeFlags} {
 		err := syscall.Mount("ramfs", layout.Store, "ramfs", flags, storeData)
-		if err == nil || err != syscall.EINVAL { //nolint:errorlint // an errno is never wrapped here
+		if err == nil || err != syscall.EINVAL {
 			return flags, err
 		}
 	}

@@ -24,7 +24,7 @@ func readFile(path string) (string, error) {
 	part := make([]byte, 4096)
 	for len(out) < maxText {
 		n, err := syscall.Read(fd, part)
-		if err == syscall.EINTR { //nolint:errorlint // an errno is never wrapped here
+		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil {

@@ -193,7 +193,7 @@ func now() int64 {
 
 func sleep(seconds uint32, nanoseconds int64) {
 	t := syscall.Timespec{Sec: int64(seconds), Nsec: nanoseconds}
-	for syscall.Nanosleep(&t, &t) == syscall.EINTR { //nolint:errorlint // an errno is never wrapped here
+	for syscall.Nanosleep(&t, &t) == syscall.EINTR {
 		continue
 	}
 }

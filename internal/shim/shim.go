@@ -37,22 +37,22 @@ func Main() {
 		_, _ = syscall.Write(2, []byte(layout.Marker+": only the kernel of a guest starts this program, as its first\n"))
 		syscall.Exit(2)
 	}
-	log := openLog()
+	klog := openLog()
 	next, named := readNext()
 	count, lost := deliver()
 	if lost != nil {
-		log.say(levelError, "no credentials: ", lost.Error())
+		klog.say(levelError, "no credentials: ", lost.Error())
 	}
 	removeImage()
 	if err := removeOverlay(); err != nil {
-		log.say(levelError, "not all is removed that came with the credentials: ", err.Error())
+		klog.say(levelError, "not all is removed that came with the credentials: ", err.Error())
 	}
 	if lost == nil {
-		log.say(levelInfo, decimal(uint64(count)), " credentials")
+		klog.say(levelInfo, decimal(uint64(count)), " credentials")
 	}
-	b := boot{log: log, args: args[1:], delivered: lost == nil}
+	b := boot{log: klog, args: args[1:], delivered: lost == nil}
 	b.start(next, named)
-	log.say(levelError, "nothing could be executed")
+	klog.say(levelError, "nothing could be executed")
 	syscall.Exit(1)
 }
 

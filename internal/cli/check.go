@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ampoule-vm/ampoule/internal/console"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
@@ -46,7 +47,7 @@ func checkCommand(s Streams) *cobra.Command {
 			code := 0
 			for _, argument := range args {
 				res := sel.load(argument)
-				c := checked{Argument: argument, VM: res.Source.Name, Problems: judge(cmd.Context(), res)}
+				c := checked{Argument: argument, VM: res.Source.Name, Problems: judge(cmd.Context(), s, res)}
 				if c.Problems == nil {
 					c.Problems = diag.List{}
 				}
@@ -71,11 +72,11 @@ func checkCommand(s Streams) *cobra.Command {
 
 // judge adds what this host has to say to the mistakes of the files. Where the
 // files have some, the rest of them is judged all the same.
-func judge(ctx context.Context, res pipeline.Result) diag.List {
+func judge(ctx context.Context, s Streams, res pipeline.Result) diag.List {
 	problems := res.Problems
 	if res.Draft != nil {
 		d := driver.Find(all.Drivers(), res.Draft.VM.Hypervisor)
-		problems = append(problems, run.Check(ctx, run.Options{Plan: res.Draft, Driver: d, Host: host.Local(), Getenv: os.Getenv})...)
+		problems = append(problems, run.Check(ctx, run.Options{Plan: res.Draft, Driver: d, Host: host.Local(), Getenv: os.Getenv, Messages: console.NewMessages(s.Err)})...)
 	}
 	if res.Resolved != nil {
 		// A host without systemd can run a VM all the same.

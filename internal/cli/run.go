@@ -103,7 +103,7 @@ func getPlan(ctx context.Context, s Streams, sel *selection, args []string, plan
 	res := sel.load(args[0])
 	if res.Plan == nil {
 		// What a check would note of a VM that is fine is no news here.
-		printProblems(s, slices.DeleteFunc(judge(ctx, res), func(p diag.Problem) bool { return p.Severity == diag.Note }))
+		printProblems(s, slices.DeleteFunc(judge(ctx, s, res), func(p diag.Problem) bool { return p.Severity == diag.Note }))
 		fmt.Fprintf(s.Err, "ampoule: %s: nothing was started\n", cmp.Or(res.Source.Name, args[0]))
 		return nil, exitError(run.ExitBadInput)
 	}

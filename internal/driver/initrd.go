@@ -20,29 +20,39 @@ func InitrdChannel(vm *spec.VM) plan.Channel {
 		CommandLine: []string{"rdinit=" + layout.Init},
 		Why:         fmt.Sprintf("initrd takes any number of credentials, %d bytes in all, with names of at most %d bytes", rule.MaxTotal, rule.MaxName),
 	}
-	parameters := kernelParameters(vm)
+	words := make([]string, len(vm.KernelCommandLine))
+	for i, w := range vm.KernelCommandLine {
+		words[i] = w.Text
+	}
+	parameters := KernelParameters(words)
 	if init, ok := parameters["rdinit"]; ok {
 		c.Replaces, c.Init = []string{"rdinit"}, init
 	}
-	c.Refused, c.Cure = refuseInitrd(vm, parameters)
+	c.Refused, c.Cure = refuseInitrd(parameters)
+	if c.Refused == "" && !vm.Initrd.Set {
+		if c.Refused, c.Cure = RefuseRoot(parameters); c.Refused != "" {
+			c.Refused = "the VM has no Initrd=, and " + c.Refused
+			c.Cure = "add Initrd=, or " + c.Cure
+		}
+	}
 	return c
 }
 
-// kernelParameters returns the last value of each parameter that the user
-// wrote. What stands behind "--" is for the guest's init.
-func kernelParameters(vm *spec.VM) map[string]string {
+// KernelParameters returns the last value of each parameter of a kernel command
+// line. What stands behind "--" is for the guest's init.
+func KernelParameters(words []string) map[string]string {
 	out := map[string]string{}
-	for _, w := range vm.KernelCommandLine {
-		if w.Text == "--" {
+	for _, w := range words {
+		if w == "--" {
 			break
 		}
-		name, value, _ := strings.Cut(w.Text, "=")
+		name, value, _ := strings.Cut(w, "=")
 		out[name] = value
 	}
 	return out
 }
 
-func refuseInitrd(vm *spec.VM, parameters map[string]string) (why, cure string) {
+func refuseInitrd(parameters map[string]string) (why, cure string) {
 	for _, keeps := range []string{"retain_initrd", "keepinitrd"} {
 		if _, ok := parameters[keeps]; ok {
 			return "KernelCommandLine= has " + keeps + ", with which the guest's kernel keeps the initial RAM disk and the credentials in it", "remove it"
@@ -51,18 +61,20 @@ func refuseInitrd(vm *spec.VM, parameters map[string]string) (why, cure string) 
 	if init, ok := parameters["rdinit"]; ok && !strings.HasPrefix(init, "/") {
 		return "rdinit= in KernelCommandLine= is not an absolute path", "name the init with its path"
 	}
-	if vm.Initrd.Set {
-		return "", ""
-	}
+	return "", ""
+}
+
+// RefuseRoot says why ampoule-init alone, without an initial RAM disk that knows
+// more, cannot mount the root file system; empty where it can.
+func RefuseRoot(parameters map[string]string) (why, cure string) {
+	const takes = "KernelCommandLine=root=/dev/NAME, root=PARTUUID=… or root=PARTLABEL=… for a kernel with its drivers built in"
 	root, ok := parameters["root"]
 	if !ok {
-		return "the VM has no Initrd=, and KernelCommandLine= has no root= that could be mounted in its stead",
-			"add Initrd=, or KernelCommandLine=root=/dev/NAME for a kernel with its drivers built in"
+		return "KernelCommandLine= has no root= that could be mounted in its stead", takes
 	}
 	for _, foreign := range []string{"UUID=", "LABEL=", "/dev/disk/", "/dev/mapper/", "/dev/nfs", "/dev/cifs", "/dev/ram", "mtd", "ubi"} {
 		if strings.HasPrefix(root, foreign) {
-			return "the VM has no Initrd=, and without one root=" + foreign + "… cannot be found",
-				"add Initrd=, or write root=/dev/NAME, root=PARTUUID=… or root=PARTLABEL=…"
+			return "without one root=" + foreign + "… cannot be found", takes
 		}
 	}
 	return "", ""

@@ -214,12 +214,12 @@ func TestFiles(t *testing.T) {
 			}
 		}
 	}
-	if n, err := CheckKernel(kinds(t)["bzImage"]); n != 1024 || err != nil {
-		t.Errorf("the size is %d, %v", n, err)
+	if n, err := CheckKernel(kinds(t)["bzImage"]); n.Size != 1024 || err != nil {
+		t.Errorf("the size is %d, %v", n.Size, err)
 	}
 }
 
-func second(_ int64, err error) error { return err }
+func second[T any](_ T, err error) error { return err }
 
 // No file makes the readers fall over.
 func FuzzFiles(f *testing.F) {
@@ -232,8 +232,8 @@ func FuzzFiles(f *testing.F) {
 			t.Fatal(err)
 		}
 		n, err := CheckKernel(path)
-		if err == nil && n != int64(len(data)) {
-			t.Errorf("a kernel of %d bytes has %d", len(data), n)
+		if err == nil && n.Size != int64(len(data)) {
+			t.Errorf("a kernel of %d bytes has %d", len(data), n.Size)
 		}
 		_, _ = CheckInitrd(path)
 		_ = CheckDisk(path, "raw", false)

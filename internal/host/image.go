@@ -12,53 +12,73 @@ import (
 // name the path.
 func OpenImage(path string) (*os.File, os.FileInfo, error) { return open(path, os.O_RDONLY, false) }
 
+// Kernel is what the head of a kernel tells.
+type Kernel struct {
+	// Size is that of the file in bytes.
+	Size int64
+	// Memory is what the kernel takes of the guest's until it runs, in bytes,
+	// by its own account.
+	Memory int64
+}
+
 // CheckKernel says why a file is no x86-64 kernel that a hypervisor can boot
-// directly, or returns its size.
+// directly, or returns what its head tells.
 //
 // A bzImage has 0xAA55 at 0x1FE and "HdrS" at 0x202 (Documentation/arch/x86/
 // boot.rst); a vmlinux is an ELF file with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY.
-func CheckKernel(path string) (int64, error) {
+func CheckKernel(path string) (Kernel, error) {
 	f, info, err := open(path, os.O_RDONLY, false)
 	if err != nil {
-		return 0, err
+		return Kernel{}, err
 	}
 	defer f.Close()
-	start, err := head(f, 0x210)
+	start, err := head(f, 0x264)
 	switch {
 	case err != nil:
-		return 0, reason(err)
+		return Kernel{}, reason(err)
 	case len(start) == 0:
-		return 0, fmt.Errorf("the file is empty")
+		return Kernel{}, fmt.Errorf("the file is empty")
 	case bytes.HasPrefix(start, []byte(elf.ELFMAG)):
-		return info.Size(), checkVMLinux(f)
+		memory, err := checkVMLinux(f)
+		return Kernel{info.Size(), memory}, err
 	case len(start) >= 0x206 && start[0x1FE] == 0x55 && start[0x1FF] == 0xAA && string(start[0x202:0x206]) == "HdrS":
-		return info.Size(), nil
+		k := Kernel{Size: info.Size(), Memory: info.Size()}
+		if len(start) >= 0x264 && binary.LittleEndian.Uint16(start[0x206:]) >= 0x20a {
+			k.Memory = int64(binary.LittleEndian.Uint32(start[0x260:])) // init_size
+		}
+		return k, nil
 	}
-	return 0, fmt.Errorf("not a Linux kernel (neither a bzImage nor an ELF file%s)", kindHint(start))
+	return Kernel{}, fmt.Errorf("not a Linux kernel (neither a bzImage nor an ELF file%s)", kindHint(start))
 }
 
-func checkVMLinux(f *os.File) error {
+// checkVMLinux returns the memory that the program's segments take.
+func checkVMLinux(f *os.File) (memory int64, err error) {
 	file, err := elf.NewFile(f)
 	if err != nil {
-		return fmt.Errorf("a damaged ELF file")
+		return 0, fmt.Errorf("a damaged ELF file")
 	}
 	defer file.Close()
 	if file.Machine != elf.EM_X86_64 {
-		return fmt.Errorf("an ELF file for %v, not for x86-64", file.Machine)
+		return 0, fmt.Errorf("an ELF file for %v, not for x86-64", file.Machine)
 	}
+	found := false
 	for _, p := range file.Progs {
+		if p.Type == elf.PT_LOAD {
+			memory += int64(min(p.Memsz, 1<<40))
+		}
 		if p.Type != elf.PT_NOTE || p.Filesz > 1<<20 {
 			continue
 		}
 		notes := make([]byte, p.Filesz)
 		if _, err := p.ReadAt(notes, 0); err != nil {
-			return fmt.Errorf("a damaged ELF file")
+			return 0, fmt.Errorf("a damaged ELF file")
 		}
-		if hasPVHNote(notes, file.ByteOrder) {
-			return nil
-		}
+		found = found || hasPVHNote(notes, file.ByteOrder)
 	}
-	return fmt.Errorf("an ELF file without the PVH note that a kernel with CONFIG_PVH has")
+	if found {
+		return memory, nil
+	}
+	return 0, fmt.Errorf("an ELF file without the PVH note that a kernel with CONFIG_PVH has")
 }
 
 // hasPVHNote walks the notes: three words (length of name, of contents, type),

@@ -1,13 +1,26 @@
 package inspect
 
-import "os"
+import (
+	"os"
+
+	"github.com/ampoule-vm/ampoule/internal/initrd"
+)
 
 // Initrd is what was seen in an initial RAM disk.
 type Initrd struct {
 	Identity Identity
+	// Report is nil where it could not be looked into.
+	Report *initrd.Report
 }
 
-func (m Memory) Initrd(path string) (Initrd, error) {
-	id, _, err := look(m, "initrd", path, func(*os.File, int64) (int, error) { return 0, nil })
-	return Initrd{id}, err
+// Initrd looks into an initial RAM disk for the program init, by default /init.
+// What unpacks to more than most bytes is an error, as is all else that speaks
+// against starting a guest with it: an [initrd.Error], or why the file cannot
+// be read. Errors do not name the path.
+func (m Memory) Initrd(path, init string, most int64) (Initrd, error) {
+	options := initrd.Options{Init: init, MaxUnpacked: most}
+	id, report, err := look(m, "initrd "+init, path, func(f *os.File, size int64) (*initrd.Report, error) {
+		return initrd.Inspect(f, size, options)
+	})
+	return Initrd{id, report}, err
 }

@@ -30,24 +30,30 @@ type Answers struct {
 	Images Images
 }
 
-// Images is what was seen in kernel and initial RAM disk.
-type Images struct {
-	Initrd inspect.Initrd
-}
-
 // judge collects problems about one plan.
 type judge struct {
-	plan     *plan.Plan
-	host     host.Host
-	state    string
+	plan *plan.Plan
+	host host.Host
+	Places
 	images   Images
 	problems diag.List
 }
 
-// Judge checks the plan against the host. state is the VM's state directory,
-// in which relative disks lie; it need not exist. Empty: the VM has none.
-func Judge(p *plan.Plan, h host.Host, state string) (Answers, diag.List) {
-	j := &judge{plan: p, host: h, state: state}
+// Places are the VM's own on this host.
+type Places struct {
+	// State is the directory in which relative disks lie; it need not exist.
+	// Empty: the VM has none.
+	State string
+	// Memory remembers what was seen in files.
+	Memory inspect.Memory
+	// Slow is called with a path if looking into it takes more than a second;
+	// it may be nil.
+	Slow func(path string)
+}
+
+// Judge checks the plan against the host.
+func Judge(p *plan.Plan, h host.Host, places Places) (Answers, diag.List) {
+	j := &judge{plan: p, host: h, Places: places}
 	var a Answers
 	a.Binary = j.binary()
 	a.Accelerator, a.Emulated = j.accelerator()
@@ -98,32 +104,6 @@ func (j *judge) accelerator() (answer plan.Accelerator, emulated string) {
 	return plan.Accelerator{}, ""
 }
 
-// boot checks kernel, initrd and memory.
-func (j *judge) boot() {
-	vm := j.plan.VM
-	var kernel, initrd int64
-	var err error
-	if vm.Kernel != "" { // else it is a draft, and the mistake is known
-		if kernel, err = host.CheckKernel(vm.Kernel); err != nil {
-			j.fail("Kernel", vm.Kernel, "accepted: a readable Linux kernel image", "%v", err)
-		}
-	}
-	if vm.Initrd != "" {
-		if initrd, err = host.CheckInitrd(vm.Initrd); err != nil {
-			j.fail("Initrd", vm.Initrd, "accepted: a readable initial RAM disk", "%v", err)
-		}
-		j.images.Initrd, _ = inspect.Memory{}.Initrd(vm.Initrd)
-	}
-	if need := kernel + initrd; need >= vm.Memory {
-		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: more than %s, and room to unpack them", spec.FormatSize(roundUp(need))),
-			"kernel and initrd alone have %d bytes", need)
-	}
-	total, err := j.host.Memory()
-	if err == nil && vm.Memory > total {
-		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: at most %dM", total>>20), "this host has only %d MiB of memory", total>>20)
-	}
-}
-
 // commandLine judges the kernel's command line, by itself and with what the
 // accelerator adds.
 func (j *judge) commandLine(a plan.Accelerator) {
@@ -160,12 +140,12 @@ func DiskPath(d plan.Disk, state string) string {
 
 func (j *judge) disks() {
 	for _, d := range j.plan.VM.Disks {
-		if j.state == "" && !filepath.IsAbs(d.Path) {
+		if j.State == "" && !filepath.IsAbs(d.Path) {
 			j.fail(d.From, d.Path, "set HOME, XDG_STATE_HOME or STATE_DIRECTORY, or give an absolute path",
 				"the disk lies in the VM's state directory, and none of the variables that name it is set")
 			continue
 		}
-		path := DiskPath(d, j.state)
+		path := DiskPath(d, j.State)
 		err := host.CheckDisk(path, d.Format, d.ReadOnly)
 		if err == nil {
 			continue

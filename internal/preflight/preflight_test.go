@@ -9,6 +9,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/initrd/cpio"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 )
 
@@ -46,7 +47,7 @@ func newWorld(t *testing.T, kvm bool) *world {
 	w.plan = &plan.Plan{
 		VM: plan.VM{
 			Name: "vm", Hypervisor: "qemu", Binary: plan.Binary{Search: []string{"absent", "hypervisor"}},
-			Memory: 64 << 20, Kernel: write(t, in("vmlinuz"), string(bz), 0o600), Initrd: write(t, in("initrd"), "070701", 0o600),
+			Memory: 64 << 20, Kernel: write(t, in("vmlinuz"), string(bz), 0o600), Initrd: write(t, in("initrd"), string(cpio.AppendTrailer(nil)), 0o600),
 			KernelCommandLine: []string{"quiet"}, CommandLineMax: 100,
 			Accelerator: []plan.Accelerator{{Name: "kvm"}, {Name: "tcg", CommandLine: []string{"tsc_early_khz={tsc_khz}"}}},
 		},
@@ -67,7 +68,7 @@ func TestJudgeFine(t *testing.T) {
 		{Path: write(t, w.dir+"/old", "data", 0o600), Format: "raw", From: "Disk[1]"},
 	}
 	before, _ := os.ReadDir(w.state)
-	a, problems := Judge(w.plan, w.host, w.state)
+	a, problems := Judge(w.plan, w.host, Places{State: w.state})
 	if len(problems) != 0 || a.Binary != w.dir+"/hypervisor" || a.Accelerator.Name != "kvm" || a.Emulated != "" {
 		t.Errorf("%+v, %v", a, problems)
 	}
@@ -75,13 +76,13 @@ func TestJudgeFine(t *testing.T) {
 		t.Error("judging made something")
 	}
 	w = newWorld(t, false)
-	a, problems = Judge(w.plan, w.host, w.state)
+	a, problems = Judge(w.plan, w.host, Places{State: w.state})
 	if len(problems) != 0 || a.Accelerator.Name != "tcg" || !strings.Contains(a.Emulated, "neither vmx nor svm") {
 		t.Errorf("%+v, %v", a, problems)
 	}
 	// Asked for, emulation is nothing to warn of.
 	w.plan.VM.Accelerator = w.plan.VM.Accelerator[1:]
-	if a, _ = Judge(w.plan, w.host, w.state); a.Accelerator.Name != "tcg" || a.Emulated != "" {
+	if a, _ = Judge(w.plan, w.host, Places{State: w.state}); a.Accelerator.Name != "tcg" || a.Emulated != "" {
 		t.Errorf("%+v", a)
 	}
 }
@@ -96,7 +97,7 @@ func TestJudgeRefuses(t *testing.T) {
 		"f:1: Accelerator=kvm: KVM is not usable here":                                                          func(w *world) { w.plan.VM.Accelerator = nil },
 		"f:2: Kernel=/nowhere/k: no such file":                                                                  func(w *world) { w.plan.VM.Kernel = "/nowhere/k" },
 		"f:1: Initrd=/nowhere/i: no such file":                                                                  func(w *world) { w.plan.VM.Initrd = "/nowhere/i" },
-		"f:1: Memory=4K: kernel and initrd alone have 4102 bytes; accepted: more than 1M":                       func(w *world) { w.plan.VM.Memory = 4 << 10 },
+		"f:1: Memory=4K: kernel and initrd alone have 4220 bytes; accepted: more than 1M":                       func(w *world) { w.plan.VM.Memory = 4 << 10 },
 		"f:1: Memory=2G: this host has only 1024 MiB of memory; accepted: at most 1024M":                        func(w *world) { w.plan.VM.Memory = 2 << 30 },
 		"f:1: KernelCommandLine=…: the kernel's command line has 101 bytes, and the kernel would cut it":        func(w *world) { w.plan.VM.KernelCommandLine = []string{strings.Repeat("x", 101)} },
 		"f:1: KernelCommandLine=…: the kernel's command line has 101 bytes with the words that Accelerator=tcg": func(w *world) { w.plan.VM.KernelCommandLine = []string{strings.Repeat("x", 77)} },
@@ -115,14 +116,14 @@ func TestJudgeRefuses(t *testing.T) {
 	} {
 		w := newWorld(t, false)
 		change(w)
-		_, problems := Judge(w.plan, w.host, w.state)
+		_, problems := Judge(w.plan, w.host, Places{State: w.state})
 		if len(problems) != 1 || !problems.HasErrors() || !strings.Contains(problems.Error(), want) {
 			t.Errorf("%v, want %s", problems, want)
 		}
 	}
 	w := newWorld(t, false)
 	w.plan.VM.Kernel, w.plan.VM.Initrd, w.plan.VM.Binary.Path, w.plan.VM.Runner = "/nowhere/k", "/nowhere/i", "/nowhere/q", "/nowhere/r"
-	if _, problems := Judge(w.plan, w.host, w.state); len(problems) != 4 {
+	if _, problems := Judge(w.plan, w.host, Places{State: w.state}); len(problems) != 4 {
 		t.Errorf("not all at once: %v", problems)
 	}
 	// A link that leads nowhere is no disk to be made: it would be made elsewhere.
@@ -131,14 +132,14 @@ func TestJudgeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.plan.VM.Disks = []plan.Disk{{Path: "d", Format: "raw", Size: 1 << 20, From: "Disk[0]"}}
-	if _, problems := Judge(w.plan, w.host, w.state); !strings.Contains(problems.Error(), "f:3: Disk=d: a symbolic link that leads nowhere") {
+	if _, problems := Judge(w.plan, w.host, Places{State: w.state}); !strings.Contains(problems.Error(), "f:3: Disk=d: a symbolic link that leads nowhere") {
 		t.Errorf("%v", problems)
 	}
 }
 
 // Nothing in a plan makes it fall over.
 func TestJudgeEmpty(t *testing.T) {
-	if _, problems := Judge(&plan.Plan{VM: plan.VM{Disks: make([]plan.Disk, 2)}}, host.Host{}, ""); !problems.HasErrors() {
+	if _, problems := Judge(&plan.Plan{VM: plan.VM{Disks: make([]plan.Disk, 2)}}, host.Host{}, Places{}); !problems.HasErrors() {
 		t.Error("an empty plan is fine on no host at all")
 	}
 }

@@ -17,7 +17,9 @@ import (
 // and FIFOs are not read, since reading them has effects. It also asks the
 // hypervisor for its version, for which a start has no time.
 func Check(ctx context.Context, o Options) diag.List {
-	r := &runner{Options: o, dirs: FindDirectories(o.Plan.VM.Name, o.Getenv)}
+	r := &runner{Options: o, dirs: FindDirectories(o.Plan.VM.Name, o.Getenv), checking: true}
+	r.voice = newVoice(o.Messages)
+	defer r.voice.close()
 	var notes diag.List
 	r.withoutEffects(&notes)
 	s, problems := r.prepare(ctx)

@@ -21,6 +21,9 @@ type Directories struct {
 	// Runtime holds the lock and the record of the run, on a tmpfs. Empty:
 	// there is no place for it, and neither is kept.
 	Runtime string
+	// Cache holds what was seen in files, and nothing that cannot be found
+	// again. Empty: there is no place for it.
+	Cache string
 	// given: Runtime is a service manager's, who also removes it.
 	given bool
 }
@@ -36,7 +39,7 @@ func FindDirectories(name string, getenv func(string) string) Directories {
 		}
 		return filepath.Join(base, below)
 	}
-	d := Directories{State: given(getenv, "STATE_DIRECTORY"), Runtime: given(getenv, "RUNTIME_DIRECTORY")}
+	d := Directories{State: given(getenv, "STATE_DIRECTORY"), Runtime: given(getenv, "RUNTIME_DIRECTORY"), Cache: given(getenv, "CACHE_DIRECTORY")}
 	d.given = d.Runtime != ""
 	state, runtime := in("/var/lib"), in("/run")
 	if os.Geteuid() != 0 {
@@ -45,8 +48,23 @@ func FindDirectories(name string, getenv func(string) string) Directories {
 			state = in(filepath.Join(home, ".local", "state"))
 		}
 	}
-	d.State, d.Runtime = cmp.Or(d.State, state), cmp.Or(d.Runtime, runtime)
+	d.State, d.Runtime, d.Cache = cmp.Or(d.State, state), cmp.Or(d.Runtime, runtime), cmp.Or(d.Cache, cacheDirectory(getenv))
 	return d
+}
+
+// cacheDirectory is for all VMs of a user: what was seen in a file is the same
+// for each of them.
+func cacheDirectory(getenv func(string) string) string {
+	if os.Geteuid() == 0 {
+		return "/var/cache/ampoule"
+	}
+	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "ampoule")
+	}
+	if home := getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".cache", "ampoule")
+	}
+	return ""
 }
 
 // given is the first directory of a service manager's variable. One that

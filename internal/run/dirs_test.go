@@ -23,9 +23,9 @@ func TestFindDirectories(t *testing.T) {
 		env  map[string]string
 		want Directories
 	}{
-		{"systemd", map[string]string{"STATE_DIRECTORY": "/a:/b", "RUNTIME_DIRECTORY": "/c:/d"}, Directories{"/a", "/c", true}},
-		{"by hand, relative", map[string]string{"STATE_DIRECTORY": "x", "RUNTIME_DIRECTORY": "y"}, Directories{wd + "/x", wd + "/y", true}},
-		{"root", map[string]string{"HOME": "/root"}, Directories{"/var/lib/ampoule/vm/vm", "/run/ampoule/vm/vm", false}},
+		{"systemd", map[string]string{"STATE_DIRECTORY": "/a:/b", "RUNTIME_DIRECTORY": "/c:/d", "CACHE_DIRECTORY": "/e"}, Directories{"/a", "/c", "/e", true}},
+		{"by hand, relative", map[string]string{"STATE_DIRECTORY": "x", "RUNTIME_DIRECTORY": "y"}, Directories{wd + "/x", wd + "/y", "/var/cache/ampoule", true}},
+		{"root", map[string]string{"HOME": "/root"}, Directories{"/var/lib/ampoule/vm/vm", "/run/ampoule/vm/vm", "/var/cache/ampoule", false}},
 	} {
 		if got := find(tt.env); os.Geteuid() == 0 && got != tt.want {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)

@@ -70,11 +70,3 @@ func (o *overlay) seal(creds []credential.Credential, next string) (*secret.Memf
 		Plain: credential.OverlayTail(o.shim, next), File: o.base, Size: o.size, Align: overlayAlign,
 	})
 }
-
-// refuseImages says why the initial RAM disk cannot carry credentials.
-func (r *runner) refuseImages(seen preflight.Images) *refusal {
-	if _, err := r.Host.FindShim(); err != nil {
-		return &refusal{index: -1, why: err.Error(), cure: "install it, or use another channel", key: "CredentialChannel"}
-	}
-	return nil
-}

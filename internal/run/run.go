@@ -25,6 +25,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/inspect"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/secret"
@@ -62,6 +63,8 @@ type runner struct {
 	report      reporter
 	record      Record
 	claim       *recorder
+	// checking: nothing is to be started, and nothing written.
+	checking bool
 }
 
 // Run carries out the plan and returns how it ended. It returns early only
@@ -191,7 +194,7 @@ func (r *runner) startGuest(ctx context.Context, early *early, s start) Outcome 
 // chooses the channel for them. All problems are found, and nothing has had an
 // effect. On error there are no credentials.
 func (r *runner) prepare(ctx context.Context) (start, diag.List) {
-	answers, problems := preflight.Judge(r.Plan, r.Host, r.dirs.State)
+	answers, problems := preflight.Judge(r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
 	s := start{Answers: answers}
 	creds, wrong := r.gather(ctx)
@@ -200,12 +203,25 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 		s.creds = creds
 		s.channel, s.why, wrong = choose(r.Plan, creds, func() *refusal { return r.refuseImages(s.Images) })
 		problems = append(problems, wrong...)
+		if s.channel != nil && s.channel.Encoding == plan.CPIO {
+			problems = append(problems, noteInit(r.Plan, s.Images)...)
+		}
 	}
 	if problems.HasErrors() {
 		credential.Wipe(s.creds)
 		s.creds = nil
 	}
 	return s, problems
+}
+
+// places are where this VM's things lie.
+func (r *runner) places() preflight.Places {
+	return preflight.Places{
+		State: r.dirs.State, Memory: inspect.Memory{Dir: r.dirs.Cache, ReadOnly: r.checking},
+		Slow: func(path string) {
+			r.tell("%s: looking into %s, which is done once for each file", r.Plan.VM.Name, path)
+		},
+	}
 }
 
 // judgeRunner refuses a Runner= that could not be given its credentials.
@@ -223,7 +239,7 @@ func (r *runner) judgeRunner(problems *diag.List) {
 // unclaimed is the end of a run that could not take the VM's lock: mistakes of
 // the input come first, as ever. No credential is read.
 func (r *runner) unclaimed(err error) Outcome {
-	_, problems := preflight.Judge(r.Plan, r.Host, r.dirs.State)
+	_, problems := preflight.Judge(r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
 	if problems.HasErrors() {
 		return badInput(problems)

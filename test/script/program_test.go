@@ -2,6 +2,7 @@ package script
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -13,19 +14,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ampoule-vm/ampoule/internal/initrd/cpio"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 )
 
-// images writes files that begin like what they stand for: no case boots them,
-// and check looks at how they begin.
+// images writes files that are no more of what they stand for than check looks
+// at: no case boots them. An initial RAM disk named after a maker looks as if
+// that one had made it.
 func images(names []string) error {
 	for _, name := range names {
 		data := make([]byte, 0x400)
 		switch filepath.Ext(name) {
 		case ".cpio":
-			copy(data, "070701")
+			data = archive(strings.TrimSuffix(filepath.Base(name), ".cpio"))
 		case ".gz":
-			copy(data, "\x1f\x8b")
+			var packed bytes.Buffer
+			w := gzip.NewWriter(&packed)
+			_, _ = w.Write(archive("")) // to memory
+			w.Close()
+			data = packed.Bytes()
 		case ".qcow2":
 			copy(data, "QFI\xfb")
 		case ".elf":
@@ -40,6 +47,45 @@ func images(names []string) error {
 		}
 	}
 	return nil
+}
+
+// archive is an initial RAM disk: one with systemd in it, or what a maker makes.
+func archive(maker string) []byte {
+	var out []byte
+	add := func(name string, mode uint32, body string) {
+		out = cpio.AppendHeader(out, cpio.Header{Ino: uint32(len(out)), Mode: mode, NLink: 1, Size: uint32(len(body)), Name: name})
+		out = append(append(out, body...), make([]byte, cpio.Padding(len(body)))...)
+	}
+	directory := func(names ...string) {
+		for _, name := range names {
+			add(name, cpio.TypeDir|0o755, "")
+		}
+	}
+	program := func(name, body string) { add(name, cpio.TypeRegular|0o755, body) }
+	switch maker {
+	case "initramfs-tools":
+		directory("conf", "scripts")
+		add("conf/initramfs.conf", cpio.TypeRegular|0o644, "MODULES=most\n")
+		add("conf/arch.conf", cpio.TypeRegular|0o644, "DPKG_ARCH=amd64\n")
+		add("scripts/functions", cpio.TypeRegular|0o644, "panic() { :; }\n")
+		program("init", "#!/bin/sh\n")
+	case "own":
+		program("init", "\x7fELF\x02\x01\x01")
+		program("sbin", "\x7fELF\x02\x01\x01")
+	case "no-init":
+		directory("etc")
+	case "conflict":
+		directory(".ampoule")
+		program("init", "\x7fELF\x02\x01\x01")
+	case "run-link":
+		add("run", cpio.TypeSymlink|0o777, "/var/run")
+		fallthrough
+	default:
+		directory("usr", "usr/lib", "usr/lib/systemd")
+		program("usr/lib/systemd/systemd", "\x7fELF\x02\x01\x01")
+		add("init", cpio.TypeSymlink|0o777, "usr/lib/systemd/systemd")
+	}
+	return cpio.AppendTrailer(out)
 }
 
 // secrets writes files that hold a word over and over, which no message repeats.

@@ -7,7 +7,8 @@
 //
 //	exits CODE PROGRAM ARG…   run a program that must end with this exit code;
 //	                          99 means that ampoule repeated a secret
-//	images FILE…              write files that begin like what their name says
+//	images FILE…              write files that are what their name says, as far as
+//	                          anybody looks who starts no VM
 //	secrets FILE=SIZE…        write files of so many bytes for their owner alone
 //	socket FILE               leave an AF_UNIX stream socket that nobody serves
 //	nobody ARG…               ampoule as a user with no rights
@@ -44,6 +45,9 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		},
 		"ampoule": func() { os.Exit(ampoule()) },
+		// It is looked for and never started; this test's own program has the
+		// mark of ours in it.
+		"ampoule-init": func() { os.Exit(1) },
 		// It is asked for its version and nothing else.
 		"qemu-system-x86_64": func() { fmt.Println("QEMU emulator version 7.2.0") },
 		"images":             func() { os.Exit(report(images(os.Args[1:]))) },
@@ -144,6 +148,7 @@ func setup(env *testscript.Env) error {
 		env.Setenv(name, "")
 	}
 	env.Setenv("STATE_DIRECTORY", filepath.Join(env.WorkDir, "state"))
+	env.Setenv("CACHE_DIRECTORY", filepath.Join(env.WorkDir, "cache"))
 	env.Setenv("RUNTIME_DIRECTORY", filepath.Join(env.WorkDir, "runtime"))
 	program, err := exec.LookPath("ampoule")
 	if err != nil {

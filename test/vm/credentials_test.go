@@ -47,11 +47,8 @@ func values() map[string][]value {
 	for i := range 20 {
 		bulk = append(bulk, value{fmt.Sprintf("bulk-%02d", i), random(int64(200+i), 2048)})
 	}
-	return map[string][]value{
-		"small": small,
-		"big":   {{"kib-3", random(2, 3<<10)}, {"kib-20", random(3, 20<<10)}, {"kib-700", random(4, 700<<10)}},
-		"bulk":  bulk,
-	}
+	big := []value{{"kib-3", random(2, 3<<10)}, {"kib-20", random(3, 20<<10)}, {"kib-700", random(4, 700<<10)}}
+	return map[string][]value{"small": small, "big": big, "bulk": bulk, "all": slices.Concat(small, big, bulk)}
 }
 
 // config is a machine with a channel.
@@ -70,12 +67,12 @@ func (c config) carries(v value, systemd int) bool {
 	}
 	fwCfg := len(v.name) <= 28
 	switch {
+	case c.channel == "initrd", c.channel == "auto":
+		return true // the guests' init is systemd's
 	case c.channel == "smbios":
 		return smbios()
-	case c.channel == "fw_cfg" || c.machine == "microvm":
-		return fwCfg
 	}
-	return smbios() || fwCfg
+	return fwCfg
 }
 
 func TestCredentialMatrix(t *testing.T) {

@@ -47,7 +47,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	program = filepath.Join(dir, "ampoule")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/ampoule")
+	// Both programs, since one looks for the other beside itself.
+	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/...")
 	build.Stderr = os.Stderr
 	code := 1
 	if err := build.Run(); err == nil {
@@ -168,7 +169,7 @@ func start(t testing.TB, o options) *machine {
 	}
 	argv := append(append([]string{}, o.prefix...), program, "run", m.file)
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + m.dir, "TMPDIR=" + m.dir,
-		"STATE_DIRECTORY=" + filepath.Join(m.dir, "state"), "RUNTIME_DIRECTORY=" + filepath.Join(m.dir, "run")}
+		"STATE_DIRECTORY=" + filepath.Join(m.dir, "state"), "RUNTIME_DIRECTORY=" + filepath.Join(m.dir, "run"), "CACHE_DIRECTORY=" + filepath.Join(m.dir, "cache")}
 	if o.leak != "" {
 		self, err := os.Executable()
 		if err != nil {

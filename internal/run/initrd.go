@@ -1,0 +1,115 @@
+package run
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/initrd"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
+)
+
+// refuseImages says why credentials cannot travel with the initial RAM disk of
+// this VM on this host; nil if they can. What the VM's files tell against it is
+// in the plan.
+func (r *runner) refuseImages(seen preflight.Images) *refusal {
+	if _, err := r.Host.FindShim(); err != nil {
+		return &refusal{index: -1, why: err.Error(), cure: "install it, or use another channel", key: "CredentialChannel"}
+	}
+	report := seen.Initrd.Report
+	if report == nil {
+		return nil // there is none, or it is a mistake of its own
+	}
+	why, cure := refuseReport(r.Plan, report)
+	if why == "" {
+		return nil
+	}
+	return &refusal{index: -1, why: why, cure: cure, key: "Initrd"}
+}
+
+// otherWays are open where the initial RAM disk is not.
+const otherWays = "use CredentialChannel=auto with a machine that has another channel"
+
+func refuseReport(p *plan.Plan, report *initrd.Report) (why, cure string) {
+	parameters := driver.KernelParameters(p.VM.KernelCommandLine)
+	_, named := parameters["rdinit"]
+	init := report.Init
+	switch {
+	case report.NotInspected != "":
+		return "a part of it is compressed by " + report.NotInspected + ", into which Ampoule cannot look, and so its init is unknown",
+			"compress it by gzip, xz or zstd, or " + otherWays
+	case report.Ampoule:
+		return "it has entries below /.ampoule, in the place of those that deliver the credentials", "make it without them"
+	case report.Run != "":
+		return "its /run is no directory (" + report.Run + "), so that the credentials have no place", "make it with a directory /run, or without any"
+	case init.Kind == initrd.Systemd && init.Executable:
+		return "", ""
+	case init.Kind == initrd.Missing && !named:
+		// As the kernel would, ampoule-init then mounts root= itself.
+		if why, cure = driver.RefuseRoot(parameters); why != "" {
+			why = "there is no " + init.Path + " in it, and " + why
+		}
+		return why, cure
+	case init.Kind == initrd.Missing:
+		return "there is no " + init.Path + " in it, which rdinit= in KernelCommandLine= names", "name an init that is there"
+	case !init.Executable:
+		return fmt.Sprintf("its init, %s, is not executable", init.Path), "make it executable"
+	case report.Maker == "initramfs-tools" || !named:
+		return foreignInit(report)
+	}
+	return "", ""
+}
+
+// foreignInit is for an init that is not systemd's: it may mount a /run of its
+// own over the credentials, and nothing would read them.
+func foreignInit(report *initrd.Report) (why, cure string) {
+	what := report.Init.Path
+	if report.Init.Resolved != "" && report.Init.Resolved != what {
+		what += " (" + report.Init.Resolved + ")"
+	}
+	switch {
+	case report.Init.Kind == initrd.Script:
+		what += ", is a script for " + report.Init.Interpreter + " and not systemd"
+	default:
+		what += ", is not systemd"
+	}
+	cures := []string{"make it with systemd as its init"}
+	switch report.Maker {
+	case "initramfs-tools":
+		cures[0] = "make it with dracut and its module systemd, or with mkosi"
+	case "dracut":
+		cures[0] = "add dracut's module systemd (dracut --add systemd)"
+	case "mkinitcpio":
+		cures[0] = "use mkinitcpio's hook systemd instead of udev and base"
+	case "nixos":
+		cures[0] = "set boot.initrd.systemd.enable = true"
+	}
+	made := ""
+	if report.Maker != "" {
+		made = "it was made by " + report.Maker + ", and "
+	}
+	if report.Maker != "initramfs-tools" {
+		cures = append(cures, "name an init of your own that reads $CREDENTIALS_DIRECTORY with KernelCommandLine=rdinit="+report.Init.Path)
+	}
+	return made + "its init, " + what + ": it may hide the credentials, and nothing would read them", strings.Join(append(cures, otherWays), "; or ")
+}
+
+// noteInit warns of an init that the user vouches for.
+func noteInit(p *plan.Plan, seen preflight.Images) (notes diag.List) {
+	report := seen.Initrd.Report
+	if report == nil || report.Init.Kind == initrd.Systemd || report.Init.Kind == initrd.Missing {
+		return nil
+	}
+	for i, w := range p.VM.KernelCommandLine {
+		if strings.HasPrefix(w, "rdinit=") {
+			from := fmt.Sprintf("KernelCommandLine[%d]", i)
+			notes.Add(diag.Problem{
+				Origin: p.Origin(from), Severity: diag.Warning, Key: "KernelCommandLine", Value: w,
+				What: "this init is not systemd; whether it reads $CREDENTIALS_DIRECTORY is its own affair",
+			})
+		}
+	}
+	return notes
+}

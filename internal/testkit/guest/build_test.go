@@ -41,19 +41,22 @@ func TestScriptRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no suite":       {[]string{"--output", out}, "--suite is missing: bookworm or trixie"},
-		"unknown suite":  {[]string{"--suite", "sid", "--output", out}, "--suite=sid: not known"},
-		"nowhere":        {[]string{"--suite=bookworm"}, "neither --output nor --cache"},
-		"unknown option": {[]string{"--suit", "bookworm"}, "unknown argument --suit"},
-		"no value":       {[]string{"--suite"}, "--suite needs a value"},
-		"compress":       {[]string{"--suite=bookworm", "--output", out, "--compress=xz"}, "--compress=xz: not known"},
-		"package":        {[]string{"--suite=bookworm", "--output", out, "--include", "curl,Bad name"}, "--include=Bad name: not a Debian"},
-		"module":         {[]string{"--suite=bookworm", "--output", out, "--module", "a/b"}, "--module=a/b: not a kernel"},
-		"copy to where":  {[]string{"--suite=bookworm", "--output", out, "--copy", "/etc/passwd"}, "SRC:DEST with an absolute DEST"},
-		"copy of what":   {[]string{"--suite=bookworm", "--output", out, "--copy", "/no/such:/x"}, "/no/such does not exist"},
-		"overlay":        {[]string{"--suite=bookworm", "--output", out, "--overlay", "/etc/passwd"}, "--overlay=/etc/passwd: not a directory"},
-		"run":            {[]string{"--suite=bookworm", "--output", out, "--run", "/no/such"}, "--run=/no/such: not a readable file"},
-		"exists":         {[]string{"--suite=bookworm", "--output", exists}, exists + ": exists already; remove it or add --force"},
+		"no suite":        {[]string{"--output", out}, "--suite is missing: bookworm or trixie"},
+		"unknown suite":   {[]string{"--suite", "sid", "--output", out}, "--suite=sid: not known"},
+		"nowhere":         {[]string{"--suite=bookworm"}, "neither --output nor --cache"},
+		"unknown option":  {[]string{"--suit", "bookworm"}, "unknown argument --suit"},
+		"no value":        {[]string{"--suite"}, "--suite needs a value"},
+		"compress":        {[]string{"--suite=bookworm", "--output", out, "--compress=xz"}, "--compress=xz: not known"},
+		"package":         {[]string{"--suite=bookworm", "--output", out, "--include", "curl,Bad name"}, "--include=Bad name: not a Debian"},
+		"module":          {[]string{"--suite=bookworm", "--output", out, "--module", "a/b"}, "--module=a/b: not a kernel"},
+		"copy to where":   {[]string{"--suite=bookworm", "--output", out, "--copy", "/etc/passwd"}, "SRC:DEST with an absolute DEST"},
+		"copy of what":    {[]string{"--suite=bookworm", "--output", out, "--copy", "/no/such:/x"}, "/no/such does not exist"},
+		"overlay":         {[]string{"--suite=bookworm", "--output", out, "--overlay", "/etc/passwd"}, "--overlay=/etc/passwd: not a directory"},
+		"run":             {[]string{"--suite=bookworm", "--output", out, "--run", "/no/such"}, "--run=/no/such: not a readable file"},
+		"initrd, no disk": {[]string{"--suite=bookworm", "--output", out, "--initrd-by=dracut"}, "--initrd-by=dracut: only with --disk"},
+		"initrd by whom":  {[]string{"--suite=bookworm", "--output", out, "--disk", "--initrd-by=mkinitcpio"}, "--initrd-by=mkinitcpio: not known; dracut or initramfs-tools"},
+		"uncompressed":    {[]string{"--suite=bookworm", "--output", out, "--disk", "--initrd-by=initramfs-tools", "--compress=none"}, "--compress=none: initramfs-tools always compresses"},
+		"exists":          {[]string{"--suite=bookworm", "--output", exists}, exists + ": exists already; remove it or add --force"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -101,7 +104,7 @@ func TestScriptHelp(t *testing.T) {
 }
 
 func TestUnknownSuite(t *testing.T) {
-	if _, err := build(t.TempDir(), t.TempDir(), "sid"); err == nil || !strings.Contains(err.Error(), `"sid" is not known`) {
+	if _, _, err := build(t.TempDir(), t.TempDir(), "sid"); err == nil || !strings.Contains(err.Error(), `"sid" is not known`) {
 		t.Errorf("got %v", err)
 	}
 }

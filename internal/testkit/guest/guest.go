@@ -1,6 +1,7 @@
-// Package guest gives tests a real guest to boot: Debian's kernel and an
-// initramfs built once by guest/build with the test overlay in it, and a parser
-// for the report which that overlay prints on the guest's console.
+// Package guest gives tests a real guest to boot, built once by guest/build with
+// the test overlay in it: Debian's kernel and an initramfs that is all of it
+// ([Get]), or one that mounts a root disk ([GetDisk]); and a parser for the
+// report which that overlay prints on the guest's console.
 //
 // Nothing here starts a hypervisor. Shipped code must not import it.
 package guest
@@ -54,59 +55,75 @@ func Get(t testing.TB, suite string) Guest {
 
 // Build is [Get] without a test.
 func Build(suite string) (Guest, error) {
-	root, err := repositoryRoot()
+	root, cache, err := places()
 	if err != nil {
 		return Guest{}, err
 	}
-	cache := os.Getenv("AMPOULE_CACHE")
+	g, _, err := build(root, cache, suite)
+	return g, err
+}
+
+// places returns the repository and the cache of guests.
+func places() (root, cache string, err error) {
+	root, err = repositoryRoot()
+	if err != nil {
+		return "", "", err
+	}
+	cache = os.Getenv("AMPOULE_CACHE")
 	if cache == "" {
 		cache = filepath.Join(root, ".cache")
 	}
-	return build(root, filepath.Join(cache, "guest"), suite)
+	return root, filepath.Join(cache, "guest"), nil
 }
 
 // build runs guest/build, which answers from its cache where it can, under a
-// lock, so that two test processes do not build the same guest side by side.
-func build(root, cache, suite string) (Guest, error) {
+// lock, so that two test processes do not build the same guest side by side. It
+// also returns the directory of the result.
+func build(root, cache, suite string, options ...string) (g Guest, dir string, err error) {
 	systemd, ok := suites[suite]
 	if !ok {
-		return Guest{}, fmt.Errorf("suite %q is not known: bookworm or trixie", suite)
+		return Guest{}, "", fmt.Errorf("suite %q is not known: bookworm or trixie", suite)
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return Guest{}, fmt.Errorf("making the cache: %w", err)
+		return Guest{}, "", fmt.Errorf("making the cache: %w", err)
 	}
 	unlock, err := lock(filepath.Join(cache, suite+".lock"))
 	if err != nil {
-		return Guest{}, err
+		return Guest{}, "", err
 	}
 	defer unlock()
 
 	agent, err := buildAgent(root)
 	if err != nil {
-		return Guest{}, err
+		return Guest{}, "", err
 	}
 	defer os.Remove(agent)
-	cmd := exec.Command(filepath.Join(root, "guest", "build"),
+	cmd := exec.Command(filepath.Join(root, "guest", "build"), append([]string{
 		"--suite", suite, "--cache", cache,
 		"--overlay", filepath.Join(root, "internal", "testkit", "guest", "overlay"),
-		"--copy", agent+":/usr/lib/ampoule-test/agent")
+		"--copy", agent + ":/usr/lib/ampoule-test/agent"}, options...)...)
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.Output()
 	if err != nil {
-		return Guest{}, fmt.Errorf("running %s: %w\n%s", cmd, err, words.String())
+		return Guest{}, "", fmt.Errorf("running %s: %w\n%s", cmd, err, words.String())
 	}
-	dir := strings.TrimSpace(string(out))
-	g := Guest{
+	dir = strings.TrimSpace(string(out))
+	g = Guest{
 		Suite: suite, Systemd: systemd,
 		Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd"),
 	}
-	for _, file := range []string{g.Kernel, g.Initrd} {
+	return g, dir, present(g.Kernel, g.Initrd)
+}
+
+// present checks that guest/build made what it says.
+func present(files ...string) error {
+	for _, file := range files {
 		if _, err := os.Stat(file); err != nil {
-			return Guest{}, fmt.Errorf("checking what guest/build made: %w", err)
+			return fmt.Errorf("checking what guest/build made: %w", err)
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // buildAgent compiles the program that the overlay's units start. The bytes are

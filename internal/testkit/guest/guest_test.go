@@ -32,6 +32,52 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// machineArgs are QEMU's options for a guest without disks.
+func machineArgs(machine string, g Guest, words string) []string {
+	return []string{
+		"-M", machine, "-accel", "tcg", "-smp", "2", "-m", "384M", "-nodefaults", "-no-user-config",
+		"-display", "none", "-serial", "stdio", "-kernel", g.Kernel, "-initrd", g.Initrd,
+		"-append", "console=ttyS0 tsc_early_khz=2000000 " + words + " " + TestParameters,
+	}
+}
+
+func diskArgs(machine, format, path string, readOnly bool, serial string) []string {
+	device, mode := "virtio-blk-pci", "off"
+	if machine == "microvm" {
+		device = "virtio-blk-device"
+	}
+	if readOnly {
+		mode = "on"
+	}
+	return []string{
+		"-drive", "if=none,id=d,format=" + format + ",read-only=" + mode + ",file=" + path,
+		"-device", device + ",drive=d,serial=" + serial,
+	}
+}
+
+// runQEMU boots a guest with credentials by fw_cfg and returns its console when
+// it has ended.
+func runQEMU(t *testing.T, args []string, credentials map[string][]byte) string {
+	t.Helper()
+	dir := t.TempDir()
+	files := 0
+	for name, value := range credentials {
+		files++
+		path := filepath.Join(dir, fmt.Sprint(files))
+		if err := os.WriteFile(path, value, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "-fw_cfg", "name=opt/io.systemd.credentials/"+name+",file="+path)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	console, err := exec.CommandContext(ctx, "qemu-system-x86_64", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("running QEMU: %v\n%s", err, console)
+	}
+	return string(console)
+}
+
 func bootTwice(t *testing.T, g Guest, machine string) {
 	dir := t.TempDir()
 	values := map[string][]byte{
@@ -39,37 +85,17 @@ func bootTwice(t *testing.T, g Guest, machine string) {
 		"a name with % and \\":            []byte("x\x00y\n, \"=%'[]"),
 		"long." + strings.Repeat("x", 23): bytes.Repeat([]byte("0123456789abcdef"), 700*64),
 	}
-	args := []string{
-		"-M", machine, "-accel", "tcg", "-smp", "2", "-m", "384M", "-nodefaults", "-no-user-config",
-		"-display", "none", "-serial", "stdio", "-kernel", g.Kernel, "-initrd", g.Initrd,
-		"-append", "console=ttyS0 ampoule.test=reboot-once,poweroff tsc_early_khz=2000000 " + TestParameters,
-		"-drive", "if=none,id=d,format=raw,read-only=on,file=" + filepath.Join(dir, "disk"),
-	}
-	device := "virtio-blk-pci"
-	if machine == "microvm" {
-		device = "virtio-blk-device"
-	}
-	args = append(args, "-device", device+",drive=d,serial=proof")
-	if err := os.WriteFile(filepath.Join(dir, "disk"), make([]byte, 1<<20), 0o600); err != nil {
+	disk := filepath.Join(dir, "disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	args := append(machineArgs(machine, g, "ampoule.test=reboot-once,poweroff"), diskArgs(machine, "raw", disk, true, "proof")...)
 	want := map[string]Item{}
 	for name, value := range values {
-		path := filepath.Join(dir, fmt.Sprint(len(want)))
-		if err := os.WriteFile(path, value, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		args = append(args, "-fw_cfg", "name=opt/io.systemd.credentials/"+name+",file="+path)
 		want[name] = Of(name, value)
 	}
-
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
-	defer cancel()
-	console, err := exec.CommandContext(ctx, "qemu-system-x86_64", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("running QEMU: %v\n%s", err, console)
-	}
-	lines := strings.Split(string(console), "\n")
+	console := runQEMU(t, args, values)
+	lines := strings.Split(console, "\n")
 	reports, err := ParseReports(lines)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, console)

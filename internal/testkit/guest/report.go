@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/guest/scan"
 )
 
 // prefix opens every line of a report. A console line may hold other text
@@ -23,10 +25,23 @@ type Report struct {
 	// Credentials are what the guest's PID 1 received, Loaded what a service of
 	// an unprivileged user got through LoadCredential=, both sorted by name.
 	Credentials, Loaded []Item
+	// Leaks are the places where a credential's value was found and that are not
+	// a store of the guest's systemd, where the kernel command line says
+	// ampoule.test=scan. What the firmware left is among them, with its own class.
+	Leaks []scan.Leak
 	// Info holds facts by name: cmdline, kernel, systemd, cpus, memory-kib,
 	// machine-id, hostname, clocksource, power-button (ready, absent, or deaf
 	// where logind never opened it), load-result (success, failed), uptime in
-	// seconds.
+	// seconds; root-fs (type, source and options of /), initrd (systemd, other,
+	// none: what handed over to this root), environ-variable (what PID 1 has as
+	// CREDENTIALS_DIRECTORY, empty without), mount-credentials (the lines of
+	// /proc/mounts for PID 1's store).
+	//
+	// With ampoule.test=scan also leak-scan (files and bytes that were read; few
+	// are a blind scan), leak-needles, leak-milliseconds, and where there is any
+	// cause leak-unsearched (names of credentials that are too short),
+	// leak-unread (number and first reason), leak-more (leaks beyond those in
+	// Leaks).
 	Info map[string]string
 	// Disks are the virtio disks, in the kernel's order.
 	Disks []Disk
@@ -225,6 +240,14 @@ func (r *Report) add(line string) error {
 		} else {
 			r.Loaded = append(r.Loaded, item)
 		}
+	case "leak":
+		fields := strings.SplitN(rest, " ", 4)
+		if len(fields) != 4 {
+			return errors.New("four fields are needed")
+		}
+		r.Leaks = append(r.Leaks, scan.Leak{
+			Class: scan.Class(fields[0]), Mode: fields[1], Path: scan.Unescape(fields[2]), Credential: fields[3],
+		})
 	case "disk":
 		fields := strings.SplitN(rest, " ", 4)
 		if len(fields) != 4 {

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/guest/scan"
 )
 
 // printed is what the guest's agent writes for one copy of a report.
@@ -36,6 +38,9 @@ var body = []string{
 	"cred 0 e3 two words ",
 	"load 3 aa zz",
 	"info load-result success",
+	"leak firmware 0400 /sys/firmware/x two words ",
+	`leak memory 0644 /run/a\040b\134 zz`,
+	"info leak-scan 12 34567",
 }
 
 func TestParseReport(t *testing.T) {
@@ -43,8 +48,12 @@ func TestParseReport(t *testing.T) {
 		Boot:        1,
 		Credentials: []Item{{"two words ", 0, "e3"}, {"zz", 3, "aa"}},
 		Loaded:      []Item{{"zz", 3, "aa"}},
-		Info:        map[string]string{"cmdline": "console=ttyS0 a=b", "load-result": "success"},
-		Disks:       []Disk{{"vda", 4096, true, ""}, {"vdb", 512, false, "state disk"}},
+		Info:        map[string]string{"cmdline": "console=ttyS0 a=b", "load-result": "success", "leak-scan": "12 34567"},
+		Leaks: []scan.Leak{
+			{Class: scan.Firmware, Mode: "0400", Path: "/sys/firmware/x", Credential: "two words "},
+			{Class: scan.Memory, Mode: "0644", Path: `/run/a b\`, Credential: "zz"},
+		},
+		Disks: []Disk{{"vda", 4096, true, ""}, {"vdb", 512, false, "state disk"}},
 	}
 	first, second := printed("1", 1, body...), printed("1", 2, body...)
 	broken := func(copy []string, line int, text string) []string {
@@ -88,16 +97,17 @@ func TestParseReportRefuses(t *testing.T) {
 	}{
 		"nothing":       {[]string{"login:", ""}, "no report"},
 		"cut off":       {first[:4], "boot 1, copy 1: has no end"},
-		"both damaged":  {join(first[:4], first[5:], second[:4], second[5:]), "copy 2: damaged: 6 lines arrived, 7"},
+		"both damaged":  {join(first[:4], first[5:], second[:4], second[5:]), "copy 2: damaged: 9 lines arrived, 10"},
 		"two boots":     {join(first, second, printed("2", 1, body...)), "reports of 2 boots"},
 		"later damaged": {join(first, second, printed("2", 1, body...)[:3]), "boot 2, copy 1: has no end"},
 		"unknown kind":  {printed("1", 1, "what 1"), `line "what 1": unknown kind`},
 		"bad size":      {printed("1", 1, "cred x aa n"), "reading the size"},
 		"short cred":    {printed("1", 1, "cred 1 aa"), "three fields"},
+		"short leak":    {printed("1", 1, "leak memory 0644 /x"), "four fields"},
 		"short disk":    {printed("1", 1, "disk vda"), "four fields"},
 		"bad disk":      {printed("1", 1, "disk vda x 0 s"), "reading the size"},
 		"bad boot":      {printed("zero", 1, body...), "is not a number"},
-		"foreign end":   {append(first[:8:8], prefix+"end 2 1 7 00"), `ends as "2 1 7 00"`},
+		"foreign end":   {append(first[:11:11], prefix+"end 2 1 7 00"), `ends as "2 1 7 00"`},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -4,7 +4,8 @@
 // shutdown. It is one static program instead of shell scripts because under
 // software emulation every process that starts costs a tenth of a second.
 //
-// It imports the standard library alone and is never part of the product.
+// It imports the standard library and the scanner beside it alone, and is never
+// part of the product.
 package main
 
 import (

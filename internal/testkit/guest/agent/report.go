@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,6 +63,7 @@ func testWords() ([]string, error) {
 //	stay           nothing; the default
 //	ignore-power   (generator) the power button does nothing
 //	slow-stop      (orderly) shutting down takes ten minutes
+//	scan           (report) look for the credentials where they must not be
 func reportAndAct() error {
 	words, err := testWords()
 	if err != nil {
@@ -71,6 +73,13 @@ func reportAndAct() error {
 	lines, err := gather()
 	if err != nil {
 		return err
+	}
+	if slices.Contains(words, "scan") {
+		found, err := lookForLeaks()
+		if err != nil {
+			return err
+		}
+		lines = append(lines, found...)
 	}
 	if err := printBlock(boot, lines); err != nil {
 		return err
@@ -82,7 +91,7 @@ func reportAndAct() error {
 			if boot != "1" {
 				continue
 			}
-		case "stay", "ignore-power", "slow-stop":
+		case "stay", "ignore-power", "slow-stop", "scan":
 			continue
 		}
 		if err := say("action " + word); err != nil {
@@ -122,6 +131,10 @@ func gather() ([]string, error) {
 		"info machine-id " + text("/etc/machine-id"),
 		"info hostname " + text("/proc/sys/kernel/hostname"),
 		"info clocksource " + text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+		"info root-fs " + rootFileSystem(),
+		"info initrd " + initrd(),
+		"info environ-variable " + pid1Variable("CREDENTIALS_DIRECTORY"),
+		"info mount-credentials " + strings.Join(mountLines(systemDir), "; "),
 		"info power-button " + waitPowerButton(),
 		"info uptime " + strings.Fields(text("/proc/uptime"))[0],
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -182,6 +183,9 @@ func carryOut(ctx context.Context, s Streams, p *plan.Plan, control string) erro
 	out := run.Run(ctx, run.Options{
 		Plan: p, Driver: d, Host: host.Local(), Getenv: os.Getenv,
 		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err), Control: control,
+		// From now on there is little to do, and to hand it from one thread to
+		// another takes processor time from the guest (docs/measured.md).
+		Running: func() { runtime.GOMAXPROCS(1) },
 	})
 	printProblems(s, out.Problems)
 	fmt.Fprintf(s.Err, "ampoule: %s: %s\n", p.VM.Name, out.Text)

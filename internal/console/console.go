@@ -55,6 +55,11 @@ const (
 	flushAfter = time.Second
 	// drainTime is how long the operator's output may delay the end.
 	drainTime = time.Second
+	// gatherTime is how long the next bytes may collect after fewer than
+	// gatherBelow. A serial port speaks byte by byte, and to be woken for each
+	// takes processor time from the guest.
+	gatherTime  = 2 * time.Millisecond
+	gatherBelow = 1 << 10
 )
 
 // guestDeadlines is what a guest's connection should offer, as net.Conn does,
@@ -141,6 +146,9 @@ func (s *session) readGuest() {
 			case <-s.stop:
 				return
 			}
+		}
+		if err == nil && n < gatherBelow {
+			time.Sleep(gatherTime)
 		}
 		if err != nil {
 			if !guestGone(err) {

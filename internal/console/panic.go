@@ -1,9 +1,11 @@
 package console
 
 import (
+	"bytes"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // panicTracker recognises a Linux kernel's panic in its console output:
@@ -26,21 +28,29 @@ type panicTracker struct {
 // The stamp, and the caller's mark that some kernels add: "[    1.000000][    T1] ".
 const stampPattern = `\[ *(\d+\.\d{6})\](?:\[ *[TC]\d+\])? `
 
-var (
-	// A stamped one counts anywhere, because the kernel does not begin a new
-	// line when a prompt stands there; without a stamp only a whole line does.
-	panicLine = regexp.MustCompile(`(?:^|` + stampPattern + `)Kernel panic - not syncing(?:: |$)(.*)$`)
+// panicPatterns are compiled when there is first something to look at: most
+// guests never panic.
+type panicPatterns struct {
+	panicLine, stampedLine, stampBegun, userLine, dyingLine *regexp.Regexp
+}
 
-	stampedLine = regexp.MustCompile(`^` + stampPattern + `(.*)$`)
-	// A stamped line that was cut off by the end.
-	stampBegun = regexp.MustCompile(`^\[ *\d*\.?\d*\]?(?:\[ *[TC]?\d*\]?)? ?$`)
-	// What user space writes through the kernel's log: "systemd[1]: …".
-	userLine = regexp.MustCompile(`^[A-Za-z][\w.@()-]*\[\d+\]: `)
-	// What a dying kernel without time stamps says.
-	dyingLine = regexp.MustCompile(`^(?:\s|CPU: |CPU features: |Comm: |Hardware name: |Workqueue: |Tainted: |Modules linked in: ?|` +
-		`Call [Tt]race:|Code: |[RCDEFGS][A-Z0-9]{1,5}: |[a-z][a-z0-9]{1,3} ?: |Kernel Offset: |Memory Limit: |PHYS_OFFSET: |` +
-		`SMP: stopping|Shutting down cpus|Dumping |Rebooting in |ACPI MEMORY or I/O RESET|------------\[|---\[ end )`)
-)
+var compiled = sync.OnceValue(func() panicPatterns {
+	return panicPatterns{
+		// A stamped one counts anywhere, because the kernel does not begin a new
+		// line when a prompt stands there; without a stamp only a whole line does.
+		panicLine: regexp.MustCompile(`(?:^|` + stampPattern + `)Kernel panic - not syncing(?:: |$)(.*)$`),
+
+		stampedLine: regexp.MustCompile(`^` + stampPattern + `(.*)$`),
+		// A stamped line that was cut off by the end.
+		stampBegun: regexp.MustCompile(`^\[ *\d*\.?\d*\]?(?:\[ *[TC]?\d*\]?)? ?$`),
+		// What user space writes through the kernel's log: "systemd[1]: …".
+		userLine: regexp.MustCompile(`^[A-Za-z][\w.@()-]*\[\d+\]: `),
+		// What a dying kernel without time stamps says.
+		dyingLine: regexp.MustCompile(`^(?:\s|CPU: |CPU features: |Comm: |Hardware name: |Workqueue: |Tainted: |Modules linked in: ?|` +
+			`Call [Tt]race:|Code: |[RCDEFGS][A-Z0-9]{1,5}: |[a-z][a-z0-9]{1,3} ?: |Kernel Offset: |Memory Limit: |PHYS_OFFSET: |` +
+			`SMP: stopping|Shutting down cpus|Dumping |Rebooting in |ACPI MEMORY or I/O RESET|------------\[|---\[ end )`),
+	}
+})
 
 // stampSlack is how far, in seconds, stamps of different processors may be out
 // of order.
@@ -49,10 +59,10 @@ const stampSlack = 1
 // line takes the next whole line and reports whether it is the first panic.
 func (t *panicTracker) line(line []byte) (first bool) {
 	// Cheap test first: nearly every line ends here.
-	if t.reason == "" && !strings.Contains(string(line), "Kernel panic") {
+	if t.reason == "" && !bytes.Contains(line, []byte("Kernel panic - not")) {
 		return false
 	}
-	if m := panicLine.FindSubmatch(line); m != nil {
+	if m := compiled().panicLine.FindSubmatch(line); m != nil {
 		first = t.reason == ""
 		seconds, err := strconv.ParseFloat(string(m[1]), 64)
 		*t = panicTracker{reason: strings.TrimSpace(string(m[2])), stamped: err == nil, seconds: seconds}
@@ -78,11 +88,11 @@ func (t *panicTracker) kernelSays(line []byte) bool {
 		return true
 	}
 	if !t.stamped {
-		return dyingLine.Match(line)
+		return compiled().dyingLine.Match(line)
 	}
-	m := stampedLine.FindSubmatch(line)
+	m := compiled().stampedLine.FindSubmatch(line)
 	if m == nil {
-		return stampBegun.Match(line)
+		return compiled().stampBegun.Match(line)
 	}
 	seconds, err := strconv.ParseFloat(string(m[1]), 64)
 	if err != nil || seconds < t.seconds-stampSlack {
@@ -92,5 +102,5 @@ func (t *panicTracker) kernelSays(line []byte) bool {
 	if strings.HasPrefix(text, "Linux version ") {
 		return false
 	}
-	return !userLine.MatchString(text) || strings.Contains(text, "segfault at ")
+	return !compiled().userLine.MatchString(text) || strings.Contains(text, "segfault at ")
 }

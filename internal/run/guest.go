@@ -105,6 +105,9 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	}
 	g.ran = true
 	defer g.qmp.Close()
+	if g.Running != nil {
+		g.Running()
+	}
 	// The hypervisor has read the credentials: our copies go.
 	g.cmd.closeSecrets()
 	credential.Wipe(s.creds)

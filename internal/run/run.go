@@ -46,6 +46,8 @@ type Options struct {
 	// Control is the number of the inherited descriptor on which a boot from
 	// within a Runner= reports to the run above it; empty for a run of its own.
 	Control string
+	// Running is called when the guest runs for the first time; it may be nil.
+	Running func()
 	Leak    LeakForTest
 }
 

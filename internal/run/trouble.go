@@ -16,14 +16,6 @@ type troubles struct {
 	said []string
 }
 
-var (
-	// Linux, init/initramfs.c, at the level of emergencies.
-	unpackFailed = regexp.MustCompile(`\] Initramfs unpacking failed: (.+)$`)
-	// Levels up to error only are on a console with "quiet"; the line of
-	// success is told apart by its beginning with a number.
-	shimFailed = regexp.MustCompile(`\] ampoule-init: ([^0-9].*)$`)
-)
-
 // patterns looks for troubles and hands each on, once a boot.
 func (t *troubles) patterns(warn func(string)) []console.Pattern {
 	look := func(re *regexp.Regexp, prefix string) console.Pattern {
@@ -36,8 +28,11 @@ func (t *troubles) patterns(warn func(string)) []console.Pattern {
 		}}
 	}
 	return []console.Pattern{
-		look(unpackFailed, "the guest's kernel could not unpack all of the initial RAM disk: "),
-		look(shimFailed, "delivering the credentials in the guest: "),
+		// Linux, init/initramfs.c, at the level of emergencies.
+		look(regexp.MustCompile(`\] Initramfs unpacking failed: (.+)$`), "the guest's kernel could not unpack all of the initial RAM disk: "),
+		// With "quiet" only what is amiss comes over a console; the line of
+		// success is told apart by its beginning with a number.
+		look(regexp.MustCompile(`\] ampoule-init: ([^0-9].*)$`), "delivering the credentials in the guest: "),
 	}
 }
 

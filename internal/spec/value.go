@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -149,9 +148,12 @@ func ParseMachineID(s string) (string, error) {
 	return id, nil
 }
 
-// validName is what a VM may be called: it becomes part of unit names, paths
-// and socket names.
-var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+// nameBegins and nameHas are what the name of a VM is made of: it becomes part
+// of unit names, paths and socket names.
+const (
+	nameBegins = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	nameHas    = nameBegins + "_.-"
+)
 
 // MaxName is the longest name of a VM in bytes.
 const MaxName = 48
@@ -168,7 +170,7 @@ func CheckName(name string) error {
 		return fmt.Errorf("@ is reserved in names of VMs")
 	case len(name) > MaxName:
 		return fmt.Errorf("the name of the VM is longer than %d bytes", MaxName)
-	case !validName.MatchString(name):
+	case strings.Trim(name, nameHas) != "" || !strings.Contains(nameBegins, name[:1]):
 		return fmt.Errorf("not a name of a VM")
 	}
 	return nil

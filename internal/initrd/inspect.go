@@ -40,6 +40,9 @@ type inspector struct {
 	wholeEnd int64
 	// deaf: Linux does not listen any more, having met a flaw.
 	deaf bool
+	// pending is what is wrong with the archive in the current stream, unless the
+	// stream turns out to be damaged.
+	pending error
 
 	node    *node // whose content comes
 	watcher watcher
@@ -213,6 +216,9 @@ func (in *inspector) packed(off int64, head []byte) (int64, error) {
 	if err != nil {
 		return off, in.packedFailed(err)
 	}
+	if in.pending != nil {
+		return 0, in.pending
+	}
 	s := &in.segment
 	s.Bytes = end - off
 	switch {
@@ -225,8 +231,8 @@ func (in *inspector) packed(off int64, head []byte) (int64, error) {
 	return end, nil
 }
 
-// piece takes what a stream unpacks to. Behind a flaw it is unpacked on, to see
-// whether the stream is in order, but not looked at.
+// piece takes what a stream unpacks to. Behind a flaw or an error it is unpacked
+// on, to see whether the stream is in order, but not looked at.
 func (in *inspector) piece(p []byte) error {
 	if err := in.count(len(p)); err != nil {
 		return err
@@ -252,7 +258,8 @@ func (in *inspector) piece(p []byte) error {
 		in.stop(in.segment.Offset, why)
 		return nil
 	}
-	return in.notArchive(in.segment.Offset, why)
+	in.deaf, in.pending = true, in.notArchive(in.segment.Offset, why)
+	return nil
 }
 
 // packedFailed is the error about a stream that was given up, or nil where it is

@@ -123,7 +123,8 @@ func pour(r io.Reader, in *input, emit func([]byte) error, explain func(error) e
 	buf := make([]byte, pieceSize)
 	for {
 		n, err := r.Read(buf)
-		if n > 0 {
+		// What comes with an error may be made up.
+		if n > 0 && (err == nil || err == io.EOF) {
 			if err := emit(buf[:n]); err != nil {
 				return err
 			}

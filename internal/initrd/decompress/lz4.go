@@ -35,10 +35,7 @@ func unpackLZ4(in *input, emit func([]byte) error) error {
 			return nil
 		}
 		if n > in.size-in.off {
-			in.off -= 4
-			e := in.early(LZ4).(*Error)
-			e.Offset, e.What = in.off, "the lz4 stream is cut off, or followed by something else than zeros,"
-			return e
+			return &Error{Truncated: true, Offset: in.off - 4, What: "the lz4 stream is cut off, or followed by something else than zeros,"}
 		}
 		if n > lz4Block+lz4Block/255+16 {
 			return in.damaged("the lz4 stream is damaged")
@@ -61,6 +58,19 @@ func unpackLZ4(in *input, emit func([]byte) error) error {
 			return err
 		}
 	}
+	// Linux leaves up to three bytes. If they are no padding, they are the
+	// beginning of a size.
+	end := in.off
+	for in.off < in.size {
+		c, err := in.ReadByte()
+		if err != nil {
+			return err
+		}
+		if c != 0 {
+			return in.early(LZ4)
+		}
+	}
+	in.off = end
 	return nil
 }
 

@@ -44,9 +44,16 @@ type inspector struct {
 	// stream turns out to be damaged.
 	pending error
 
+	names   int64 // bytes of all names and targets
 	node    *node // whose content comes
 	watcher watcher
 }
+
+// Bounds of what a small file can make large, far above what any real one has.
+const (
+	maxNames    = 128 << 20 // bytes
+	maxSegments = 1000
+)
 
 // all goes from segment to segment.
 func (in *inspector) all() error {
@@ -55,6 +62,9 @@ func (in *inspector) all() error {
 		next, head, err := in.passZeros(off)
 		if err != nil {
 			return err
+		}
+		if len(in.report.Segments) > maxSegments {
+			return fatal(TooLarge, off, "it is made of more than %d archives", maxSegments)
 		}
 		if off = next; off == in.size {
 			break
@@ -134,11 +144,11 @@ func (in *inspector) plain(off int64) (int64, error) {
 		if err := in.read(p, off); err != nil {
 			return 0, err
 		}
-		if err := in.count(len(p)); err != nil {
-			return 0, err
-		}
 		n, err := in.cpio.Feed(p)
 		off += int64(n)
+		if err := in.count(n); err != nil {
+			return 0, err
+		}
 		switch {
 		case err != nil:
 			return in.plainFailed(err)
@@ -305,6 +315,9 @@ func (in *inspector) Entry(h cpio.Header, target string) error {
 	in.segment.Entries++
 	if in.report.Entries++; in.report.Entries > in.options.MaxEntries {
 		return fatal(TooLarge, in.segment.Offset, "it has more than %d entries", in.options.MaxEntries)
+	}
+	if in.names += int64(len(h.Name) + len(target)); in.names > maxNames {
+		return fatal(TooLarge, in.segment.Offset, "the names in it take more than %d MiB", maxNames>>20)
 	}
 	if parts := split(h.Name); len(parts) > 0 && parts[0] == ownDirectory {
 		in.report.Ampoule = true

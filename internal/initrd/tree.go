@@ -216,7 +216,7 @@ func (t *tree) walk(dir *node, at, parts []string, links *int) (*node, []string)
 			dir, at = dir.parent, at[:max(len(at)-1, 0)]
 			continue
 		}
-		at = append(at[:len(at):len(at)], part)
+		at = append(at, part)
 		n := dir.children[part]
 		if n == nil {
 			return nil, at
@@ -230,7 +230,7 @@ func (t *tree) walk(dir *node, at, parts []string, links *int) (*node, []string)
 		}
 		at = at[:len(at)-1]
 		if strings.HasPrefix(n.target, "/") {
-			dir, at = t.root, nil
+			dir, at = t.root, at[:0]
 		}
 		parts = append(split(n.target), parts...)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/initrd/cpio"
+	"github.com/ampoule-vm/ampoule/internal/shim/cmdline"
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 	"github.com/ampoule-vm/ampoule/test/shim/report"
 )
@@ -224,5 +225,31 @@ func places(data, what []byte) string {
 		}
 		out += fmt.Sprintf(" %#x", at+i)
 		at += i + 1
+	}
+}
+
+// TestCommandLine: the kernel hands the words that it does not know to init, so
+// it can be seen how it splits them. The shim's own parser agrees.
+func TestCommandLine(t *testing.T) {
+	need.All(t, need.VMAll)
+	const line = `zza="b c" "zzd=e f" zzg"h i"j =k zzl==m zzn="" zzo=" p" "zzq" zzr"" zzs="t"u zzv='w x' ` +
+		`"zz y" zz"a =b" zzz="q" zzc=` + "1\xa02" + ` zz,+%~ "--x" `
+	r, _ := machine{initrd: append(overlay(few, ""), base()...), words: line + `-- behind "be hind"`}.reported(t)
+	var args, env []string
+	for _, w := range cmdline.Split(line) {
+		if w.Assigned {
+			env = append(env, w.Name+"="+w.Value)
+		} else {
+			args = append(args, w.Name)
+		}
+	}
+	if want := slices.Concat([]string{"/init"}, args, []string{"behind", "be hind"}); !slices.Equal(r.Args, want) {
+		t.Errorf("the kernel has %q\nthe shim       %q", r.Args, want)
+	}
+	if got := slices.DeleteFunc(slices.Clone(r.Env), func(s string) bool { return !strings.HasPrefix(s, "zz") }); !slices.Equal(got, env) {
+		t.Errorf("the kernel has %q\nthe shim       %q", got, env)
+	}
+	if len(args) < 8 || len(env) < 8 {
+		t.Errorf("too little to compare: %q %q", args, env)
 	}
 }

@@ -181,8 +181,15 @@ func TestReadErrors(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(makeGPT(512, part{1, guid, "first"}), uint16(512))
-	f.Add(makeGPT(4096, part{2, guid, "x"}), uint16(4096))
+	// Small, so that many are tried: four entries on a disk of four blocks.
+	small := makeGPT(512, part{1, guid, "first"}, part{4, guid, "last"})[:4*512]
+	for at, v := range map[int]byte{40: 3, 48: 3, 80: 4} {
+		small[512+at] = v
+	}
+	for _, e := range []int{0, 3} {
+		small[1024+e*gptEntry+32], small[1024+e*gptEntry+40] = 3, 3
+	}
+	f.Add(small, uint16(512))
 	f.Add([]byte{}, uint16(0))
 	f.Fuzz(func(t *testing.T, d []byte, blockSize uint16) {
 		if blockSize == 0 {

@@ -332,23 +332,23 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	var e *initrd.Error
-	if _, err := inspect(zip(t, many.end()), initrd.Options{MaxEntries: 1999}); !errors.As(err, &e) || e.Reason != initrd.TooLarge || !strings.Contains(e.What, "more than 1999 entries") {
+	if _, err := inspect(zip(t, many.end()), initrd.Options{MaxEntries: 1999}); !errors.As(err, &e) || e.Reason != initrd.TooMany || !strings.Contains(e.What, "more than 1999 entries") {
 		t.Error(err)
 	}
 	if _, err := inspect(zip(t, many.end()), initrd.Options{MaxEntries: 2000}); err != nil {
 		t.Error(err)
 	}
-	if _, err := inspect(join(zip(t, simple(elf)), bytes.Repeat(zip(t, nil), 2000)), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooLarge || !strings.Contains(e.What, "more than 1000 archives") {
+	if _, err := inspect(join(zip(t, simple(elf)), bytes.Repeat(zip(t, nil), 2000)), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooMany || !strings.Contains(e.What, "more than 1000 archives") {
 		t.Error(err)
 	}
-	if _, err := inspect(bytes.Repeat(simple(elf), 2000), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooLarge {
+	if _, err := inspect(bytes.Repeat(simple(elf), 2000), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooMany {
 		t.Error(err)
 	}
 	names := new(archive)
 	for i := range 34_000 {
 		names.link(fmt.Sprintf("%04000d", i), "x")
 	}
-	if _, err := inspect(names.end(), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooLarge || !strings.Contains(e.What, "names in it take more than 128 MiB") {
+	if _, err := inspect(names.end(), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooMany || !strings.Contains(e.What, "names in it take more than 128 MiB") {
 		t.Error(err)
 	}
 }

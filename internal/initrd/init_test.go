@@ -274,6 +274,7 @@ func TestTool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	program = program[:1<<20+1]
 	for name, content := range map[string]string{"usr/lib/systemd/systemd": string(program), "etc/motd": "hello", "etc/empty": "", "etc/pages": strings.Repeat("x", 8192)} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o755)); err != nil {

@@ -64,7 +64,7 @@ func (in *inspector) all() error {
 			return err
 		}
 		if len(in.report.Segments) > maxSegments {
-			return fatal(TooLarge, off, "it is made of more than %d archives", maxSegments)
+			return fatal(TooMany, off, "it is made of more than %d archives", maxSegments)
 		}
 		if off = next; off == in.size {
 			break
@@ -314,10 +314,10 @@ func (in *inspector) Entry(h cpio.Header, target string) error {
 	in.whole = false
 	in.segment.Entries++
 	if in.report.Entries++; in.report.Entries > in.options.MaxEntries {
-		return fatal(TooLarge, in.segment.Offset, "it has more than %d entries", in.options.MaxEntries)
+		return fatal(TooMany, in.segment.Offset, "it has more than %d entries", in.options.MaxEntries)
 	}
 	if in.names += int64(len(h.Name) + len(target)); in.names > maxNames {
-		return fatal(TooLarge, in.segment.Offset, "the names in it take more than %d MiB", maxNames>>20)
+		return fatal(TooMany, in.segment.Offset, "the names in it take more than %d MiB", maxNames>>20)
 	}
 	if parts := split(h.Name); len(parts) > 0 && parts[0] == ownDirectory {
 		in.report.Ampoule = true

@@ -128,7 +128,8 @@ const (
 	Compression Reason = "compression" // packed by something that Linux does not know
 	Truncated   Reason = "truncated"   // it ends too early
 	Damaged     Reason = "damaged"     // or made so that Linux does not take it
-	TooLarge    Reason = "too-large"   // above one of the Options
+	TooLarge    Reason = "too-large"   // unpacks to more than MaxUnpacked
+	TooMany     Reason = "too-many"    // entries, names or archives
 )
 
 // Error is why a guest could not be started with an initial RAM disk.

@@ -31,7 +31,7 @@ func TestNoLeaks(t *testing.T) {
 			if c.name != "smbios" {
 				need.All(t, need.VMAll)
 			}
-			testNoLeaks(t, []string{"Machine=" + c.machine, "CredentialChannel=" + c.channel}, c.suite)
+			testNoLeaks(t, append(kernelLines(guest.Get(t, c.suite)), "Machine="+c.machine, "CredentialChannel="+c.channel))
 		})
 	}
 }
@@ -71,11 +71,10 @@ func newScanner(t testing.TB) func(map[string][]byte) *leak.Scanner {
 	}
 }
 
-func testNoLeaks(t *testing.T, machineLines []string, suite string) {
-	g := guest.Get(t, suite)
+func testNoLeaks(t *testing.T, machineLines []string) {
 	lines, scanner := secrets(t, newScanner(t))
 	stop := scanner.Watch(20 * time.Millisecond)
-	lines = append(append(kernelLines(g), machineLines...), append(lines, "KernelCommandLine=ampoule.test=stay")...)
+	lines = append(machineLines, append(lines, "KernelCommandLine=ampoule.test=stay")...)
 	m := start(t, options{lines: lines})
 	m.waitFor(m.console, reported, 1, bootTime)
 	if n := len(m.reports(1)[0].Credentials); n != 2 {

@@ -3,12 +3,14 @@ package preflight
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/initrd"
+	"github.com/ampoule-vm/ampoule/internal/initrd/decompress"
 	"github.com/ampoule-vm/ampoule/internal/inspect"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -75,6 +77,7 @@ func (j *judge) initrd(kernel, packed int64) {
 		return
 	}
 	j.images.Initrd = seen
+	j.compressions(seen.Report)
 	for _, flaw := range seen.Report.Flaws {
 		j.problems.Add(diag.Problem{
 			Origin: j.plan.Origin("Initrd"), Severity: diag.Warning, Key: "Initrd", Value: vm.Initrd,
@@ -84,6 +87,41 @@ func (j *judge) initrd(kernel, packed int64) {
 	if need := unpacked(parameters, kernel, packed, seen.Report.Pages); need > vm.Memory {
 		j.fail("Memory", spec.FormatSize(vm.Memory), "accepted: "+spec.FormatSize(roundUp(need))+" or more",
 			"the initial RAM disk does not fit once it is unpacked: its files have %s", spec.FormatSize(roundUp(seen.Report.Pages)))
+	}
+}
+
+// compressions asks the kernel's image whether it unpacks what the initial RAM
+// disk is packed by.
+func (j *judge) compressions(report *initrd.Report) {
+	vm := j.plan.VM
+	if vm.Kernel == "" {
+		return
+	}
+	support, err := j.Memory.Kernel(vm.Kernel)
+	if err != nil {
+		return // that it cannot be read is said already
+	}
+	compressions := []string{}
+	for _, s := range report.Segments {
+		compressions = append(compressions, s.Compression)
+	}
+	if report.NotInspected == decompress.LZO {
+		compressions = append(compressions, report.NotInspected)
+	}
+	for _, compression := range compressions {
+		switch {
+		case support.Takes(compression):
+		case support.NoInitrd:
+			j.fail("Kernel", vm.Kernel, "accepted: a kernel with CONFIG_BLK_DEV_INITRD, or no Initrd=", "this kernel takes no initial RAM disk")
+			return
+		default:
+			accepted := "accepted: one that is not compressed, or a kernel with CONFIG_RD_" + strings.ToUpper(compression)
+			if len(support.Compressions) > 0 {
+				accepted = "accepted: one compressed by " + strings.Join(support.Compressions, ", ") + ", or not at all; or a kernel with CONFIG_RD_" + strings.ToUpper(compression)
+			}
+			j.fail("Initrd", vm.Initrd, accepted, "the kernel %s cannot unpack %s", vm.Kernel, compression)
+			return
+		}
 	}
 }
 

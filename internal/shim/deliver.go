@@ -107,10 +107,6 @@ func newMover() (*mover, error) {
 // close leaves the memory to exec, which unmaps all of it.
 func (m *mover) close() { clear(m.buffer) }
 
-// spare is what must be left of the memory beside a credential. The kernel
-// panics rather than refuse the last page to a guest of one process.
-const spare = 1 << 20
-
 // move copies a file, and then overwrites and removes its source, so that there
 // is never memory taken for more than one credential twice.
 func (m *mover) move(from, to string) error {
@@ -126,8 +122,7 @@ func (m *mover) move(from, to string) error {
 	if st.Mode&syscall.S_IFMT != syscall.S_IFREG || st.Nlink != 1 {
 		return plain("not a file of its own")
 	}
-	var info syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&info); err == nil && uint64(st.Size)+spare > info.Freeram*uint64(info.Unit) {
+	if st.Size > moverBytes && !hasMemory(uint64(st.Size)) {
 		return syscall.ENOMEM
 	}
 	dst, err := syscall.Open(to, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o400)
@@ -152,6 +147,15 @@ func (m *mover) move(from, to string) error {
 		return err
 	}
 	return syscall.Unlink(from)
+}
+
+// hasMemory reports whether a file of size bytes can be written into memory. The
+// kernel panics rather than refuse its last page to a guest of one process.
+func hasMemory(size uint64) bool {
+	const spare = 1 << 20
+	var info syscall.Sysinfo_t
+	err := syscall.Sysinfo(&info)
+	return err != nil || size+spare <= info.Freeram*uint64(info.Unit)
 }
 
 func writeAll(fd int, b []byte, at int64) error {

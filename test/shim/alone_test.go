@@ -16,6 +16,7 @@ import (
 // tool runs a program that a test needs.
 func tool(t *testing.T, stdin string, args ...string) {
 	t.Helper()
+	installed(t, args[0])
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -170,3 +170,13 @@ func TestImage(t *testing.T) {
 		t.Error("a file of the guest is gone")
 	}
 }
+
+// TestFullMemory: a guest that keeps its initial RAM disk has no room for one
+// more copy of a large credential. It boots without any.
+func TestFullMemory(t *testing.T) {
+	need.All(t, need.VMAll)
+	large := []credential{{"first", value("first", 5000)}, {"large", bytes.Repeat(value("large", 1<<20), 170)}}
+	// With root= the initial root is a ramfs, which has no limit of its own.
+	_, o := machine{initrd: append(overlay(large, ""), base()...), words: "retain_initrd root=none"}.reported(t)
+	wantNothing(t, o, "large: cannot allocate memory")
+}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -300,6 +301,21 @@ func wantMount(t testing.TB, r *report.Report, begin string, words ...string) {
 	}
 	if found != 1 {
 		t.Errorf("%d mounts begin with %q: %q", found, begin, r.Mounts)
+	}
+}
+
+// installed skips a test that lacks a program, or fails it where all needs are
+// promised.
+func installed(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err == nil {
+			continue
+		}
+		if slices.Contains(strings.Fields(os.Getenv("AMPOULE_REQUIRE")), "all") {
+			t.Fatal(name + " is not installed")
+		}
+		t.Skip(name + " is not installed")
 	}
 }
 

@@ -94,9 +94,7 @@ func compress(t *testing.T, tool []string, data []byte) []byte {
 	if tool == nil {
 		return data
 	}
-	if _, err := exec.LookPath(tool[0]); err != nil {
-		t.Skip(tool[0] + " is not installed")
-	}
+	installed(t, tool[0])
 	cmd := exec.Command(tool[0], append(tool[1:], "-c")...)
 	cmd.Stdin = bytes.NewReader(data)
 	out, err := cmd.Output()

@@ -39,12 +39,13 @@ type File struct {
 	Link   string
 }
 
-// Words on the kernel's command line, as environment variables without a value
-// of meaning.
+// Stay is an environment variable, set by the kernel's command line, that keeps
+// the guest running without having read a value. It reports nothing but that it
+// is there.
+const Stay = "PROBE_STAY"
+
+// What encloses a report on the second serial port.
 const (
-	// Stay keeps the guest running without having read a value. It reports
-	// nothing but that it is there.
-	Stay = "PROBE_STAY"
-	// Begin and End enclose a report on the second serial port.
-	Begin, End = "<<<report", "report>>>"
+	Begin = "<<<report"
+	End   = "report>>>"
 )

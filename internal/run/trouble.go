@@ -30,9 +30,7 @@ func (t *troubles) patterns(warn func(string)) []console.Pattern {
 	return []console.Pattern{
 		// Linux, init/initramfs.c, at the level of emergencies.
 		look(regexp.MustCompile(`\] Initramfs unpacking failed: (.+)$`), "the guest's kernel could not unpack all of the initial RAM disk: "),
-		// With "quiet" only what is amiss comes over a console; the line of
-		// success is told apart by its beginning with a number.
-		look(regexp.MustCompile(`\] ampoule-init: ([^0-9].*)$`), "delivering the credentials in the guest: "),
+		look(regexp.MustCompile(`\] ampoule-init: error: (.+)$`), "ampoule-init in the guest: "),
 	}
 }
 

@@ -32,11 +32,15 @@ func openLog() kernelLog {
 	return kernelLog{fd: fd}
 }
 
-// say writes one line.
+// say writes one line. An error says so: a console does not show the level, and
+// whoever watches it is to tell what was lost from what was done.
 func (l kernelLog) say(level byte, words ...string) {
 	const most = 900 // the kernel refuses a line of more than 1 KiB
 	line := append(make([]byte, 0, 256), '<', level, '>')
 	line = append(line, "ampoule-init: "...)
+	if level == levelError {
+		line = append(line, "error: "...)
+	}
 	for _, w := range words {
 		line = append(line, w...)
 	}

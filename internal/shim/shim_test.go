@@ -198,7 +198,7 @@ func TestSay(t *testing.T) {
 	l := kernelLog{fd: fds[1]}
 	b := make([]byte, 4096)
 	for _, c := range []struct{ words, want string }{
-		{"words", "<3>ampoule-init: more words\n"}, {strings.Repeat("x", 2000), ""},
+		{"words", "<3>ampoule-init: error: more words\n"}, {strings.Repeat("x", 2000), ""},
 	} {
 		l.say(levelError, "more ", c.words)
 		n, err := syscall.Read(fds[0], b)

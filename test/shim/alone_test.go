@@ -202,7 +202,7 @@ func wantPanic(t *testing.T, o outcome, reason string) {
 	if o.report != nil || !strings.Contains(o.console, "Attempted to kill init!") {
 		t.Errorf("the kernel did not panic: %+v", o.report)
 	}
-	if !strings.Contains(o.console, "ampoule-init: "+reason) {
+	if !strings.Contains(o.console, "ampoule-init: error: "+reason) {
 		t.Errorf("the console lacks %q", reason)
 	}
 }

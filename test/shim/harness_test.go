@@ -280,7 +280,7 @@ func wantNothing(t testing.TB, o outcome, reason string) {
 			t.Errorf("mounted: %s", m)
 		}
 	}
-	if !strings.Contains(o.console, "ampoule-init: no credentials: "+reason) {
+	if !strings.Contains(o.console, "ampoule-init: error: no credentials: "+reason) {
 		t.Errorf("the console lacks %q", reason)
 	}
 	wantClean(t, o)

@@ -32,15 +32,15 @@ func TestStarts(t *testing.T) {
 	}{
 		"rdinit":                    {next: "/bin/own", words: "one", files: []file{probe("bin/own"), broken("init")}, want: []string{"/bin/own", "one"}},
 		"rdinit that is a link":     {next: "/own", files: []file{probe("bin/real"), {name: "own", mode: cpio.TypeSymlink | 0o777, body: []byte("bin/real")}}, want: []string{"/own"}},
-		"rdinit that fails":         {next: "/bin/own", files: []file{broken("bin/own"), probe("init"), probe("bin/init")}, want: []string{"/bin/init"}, says: "executing /bin/own: exec format error"},
+		"rdinit that fails":         {next: "/bin/own", files: []file{broken("bin/own"), probe("init"), probe("bin/init")}, want: []string{"/bin/init"}, says: "error: executing /bin/own: exec format error"},
 		"rdinit that fails, init=":  {next: "/bin/own", words: "before init=/bin/second after", files: []file{broken("bin/own"), probe("bin/second")}, want: []string{"/bin/second", "after"}},
 		"rdinit that is not there":  {next: "/bin/own", files: []file{probe("init")}, says: "rdinit=/bin/own is not there"},
-		"an init that fails":        {files: []file{broken("init"), probe("sbin/init")}, want: []string{"/sbin/init"}, says: "executing /init: exec format error"},
+		"an init that fails":        {files: []file{broken("init"), probe("sbin/init")}, want: []string{"/sbin/init"}, says: "error: executing /init: exec format error"},
 		"an init that is a script":  {files: []file{{name: "init", mode: cpio.TypeRegular | 0o755, body: []byte("#!/bin/own -x\n")}, probe("bin/own")}, want: []string{"/bin/own", "-x", "/init"}},
-		"init= that fails too":      {words: "init=/bin/second", files: []file{broken("init"), broken("bin/second"), probe("sbin/init")}, says: "nothing could be executed"},
-		"init= that is not there":   {words: "init=/bin/second", files: []file{broken("init"), probe("sbin/init")}, says: "executing /bin/second: no such file or directory"},
-		"all fails":                 {files: []file{broken("init"), broken("bin/sh")}, says: "nothing could be executed"},
-		"nothing and no root=":      {says: "the initrd has no init, and the kernel's command line no root="},
+		"init= that fails too":      {words: "init=/bin/second", files: []file{broken("init"), broken("bin/second"), probe("sbin/init")}, says: "error: nothing could be executed"},
+		"init= that is not there":   {words: "init=/bin/second", files: []file{broken("init"), probe("sbin/init")}, says: "error: executing /bin/second: no such file or directory"},
+		"all fails":                 {files: []file{broken("init"), broken("bin/sh")}, says: "error: nothing could be executed"},
+		"nothing and no root=":      {says: "error: the initrd has no init, and the kernel's command line no root="},
 		"init= beside a good /init": {words: "init=/bin/second", files: []file{probe("init"), broken("bin/second")}, want: []string{"/init"}},
 	}
 	for name, c := range cases {

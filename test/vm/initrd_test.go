@@ -75,7 +75,7 @@ func testInitrd(t *testing.T, r root, lines []string) {
 	}
 	m := start(t, options{lines: lines})
 	m.wantExit(0, "the guest powered off", 3*bootTime)
-	if strings.Contains(m.words.text(), "delivering the credentials") {
+	if strings.Contains(m.words.text(), "ampoule-init in the guest") {
 		t.Error("the shim has complained")
 	}
 	for _, report := range m.reports(2) {

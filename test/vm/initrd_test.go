@@ -191,3 +191,15 @@ func TestInitrdLeaksNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestInitrdTooLittleMemory: what can be seen is refused before the start; what
+// only the kernel finds out, at the edge, is repeated as soon as it says so.
+func TestInitrdTooLittleMemory(t *testing.T) {
+	need.All(t, need.VM, need.VMAll, need.Root, need.QEMU, need.Guest)
+	g := guest.Get(t, "bookworm")
+	lines := []string{"Kernel=" + g.Kernel, "Initrd=" + g.Initrd, "KernelCommandLine=" + guest.TestParameters}
+	m := start(t, options{lines: append(lines, "Memory=160M")})
+	m.wantExit(2, "Memory=160M: the initial RAM disk does not fit once it is unpacked", bootTime)
+	m = start(t, options{lines: append(lines, "Memory=192M")})
+	m.waitFor(m.words, "^ampoule: warning: test: the guest's kernel could not unpack all of the initial RAM disk: write error$", 1, bootTime)
+}

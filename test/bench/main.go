@@ -45,6 +45,7 @@ func main() {
 type setup struct {
 	program string // bin/ampoule
 	dir     string // temporary, absolute
+	cache   string // where ampoule run remembers what it looked into
 	guest   guest.Guest
 	runs    int
 	boots   int
@@ -89,7 +90,7 @@ func bench(runs, boots int, only string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s := setup{program: program, dir: dir, guest: g, runs: runs, boots: boots}
+	s := setup{program: program, dir: dir, cache: filepath.Join(dir, "cache"), guest: g, runs: runs, boots: boots}
 
 	fmt.Printf("%d processors, %s, %s\n\n", runtime.NumCPU(), runtime.GOARCH, runtime.Version())
 	var all []measurement

@@ -12,7 +12,7 @@ import (
 )
 
 // stub is a program in a hypervisor's place that writes the time at which it
-// was executed into a file, and ends.
+// was executed into a file, and ends, or stays until it is killed.
 type stub struct{ program, mark string }
 
 // newStub makes the program, with a name that a peer may ask for, in a
@@ -21,24 +21,18 @@ type stub struct{ program, mark string }
 // It is written as machine code, for x86-64 as all of Ampoule: whatever a
 // compiler, a C library or a language runtime does before main would be counted
 // as time to the exec, for Ampoule and peer alike.
-func newStub(dir, name string) (stub, error) {
+func newStub(dir, name string, stays bool) (stub, error) {
 	s := stub{program: filepath.Join(dir, name), mark: filepath.Join(dir, name+".mark")}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return stub{}, err
 	}
-	return s, os.WriteFile(s.program, stubProgram(s.mark), 0o755)
+	return s, os.WriteFile(s.program, stubProgram(s.mark, stays), 0o755)
 }
 
 // stubProgram is an ELF file of one segment: headers, code, the mark's path.
-func stubProgram(mark string) []byte {
+func stubProgram(mark string, stays bool) []byte {
 	const base, headers = 0x400000, 64 + 56
-	code := []byte{
-		0xb8, 228, 0, 0, 0, // mov eax, clock_gettime
-		0xbf, unix.CLOCK_MONOTONIC, 0, 0, 0, // mov edi, CLOCK_MONOTONIC
-		0x48, 0x8d, 0x74, 0x24, 0xe0, // lea rsi, [rsp-32]
-		0x0f, 0x05, // syscall
-		0xb8, 2, 0, 0, 0, // mov eax, open
-		0x48, 0x8d, 0x3d, 36, 0, 0, 0, // lea rdi, [rip+36], the path behind the code
+	open := []byte{
 		0xbe, unix.O_WRONLY, 0, 0, 0, // mov esi, O_WRONLY
 		0x0f, 0x05, // syscall
 		0x89, 0xc7, // mov edi, eax
@@ -46,11 +40,23 @@ func stubProgram(mark string) []byte {
 		0x48, 0x8d, 0x74, 0x24, 0xe0, // lea rsi, [rsp-32]
 		0xba, 16, 0, 0, 0, // mov edx, 16
 		0x0f, 0x05, // syscall
+	}
+	if stays {
+		open = append(open, 0xb8, 34, 0, 0, 0, 0x0f, 0x05) // mov eax, pause; syscall
+	}
+	open = append(open,
 		0xb8, 60, 0, 0, 0, // mov eax, exit
 		0x31, 0xff, // xor edi, edi
 		0x0f, 0x05, // syscall
-		0x90, // nop
-	}
+	)
+	code := append([]byte{
+		0xb8, 228, 0, 0, 0, // mov eax, clock_gettime
+		0xbf, unix.CLOCK_MONOTONIC, 0, 0, 0, // mov edi, CLOCK_MONOTONIC
+		0x48, 0x8d, 0x74, 0x24, 0xe0, // lea rsi, [rsp-32]
+		0x0f, 0x05, // syscall
+		0xb8, 2, 0, 0, 0, // mov eax, open
+		0x48, 0x8d, 0x3d, byte(len(open)), 0, 0, 0, // lea rdi, [rip+N], the path behind the code
+	}, open...)
 	size := uint64(headers + len(code) + len(mark) + 1)
 	var out bytes.Buffer
 	for _, part := range []any{

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/control/qmp"
@@ -35,6 +37,7 @@ func measureBoots(s setup) ([]measurement, error) {
 	}
 	var out []measurement
 	var ours memory
+	most := ""
 	for _, channel := range channels {
 		found, watcher, err := s.bootsBy(channel)
 		if err != nil {
@@ -43,19 +46,21 @@ func measureBoots(s setup) ([]measurement, error) {
 		out = append(out, found...)
 		// The channel that needs most counts.
 		if watcher.private > ours.private {
-			ours = watcher
+			ours, most = watcher, channel
 		}
 	}
 	number := "systemd-vmspawn " + peer.version
-	took, watcher, err := s.bootByVmspawn(peer)
+	mine, theirs, err := s.bootsBeside(peer)
 	if err != nil {
 		return nil, fmt.Errorf("systemd-vmspawn: %w", err)
 	}
 	out = append(out, measurement{
-		what: "boot to power-off, one", ours: took[0], peer: took[1], show: showSeconds,
+		what: "boot to power-off, one", ours: mine.took.Seconds(), peer: theirs.took.Seconds(), show: showSeconds,
 		peerName: number + ", with QEMU's flags of its choice",
 	})
-	return append(out, memoryTable(ours, watcher, number+" watching the same guest")...), nil
+	out = append(out, memoryTable("alone, by "+most, ours, theirs.alone, number+" watching the same guest")...)
+	return append(out, memoryTable("beside another", mine.beside, theirs.beside,
+		number+" watching the same guest, beside another that watches a stub")...), nil
 }
 
 // bootsBy boots in turn with ampoule run and by hand.
@@ -70,7 +75,11 @@ func (s setup) bootsBy(channel string) ([]measurement, memory, error) {
 	var ours, bare []life
 	var watcher memory
 	for range s.boots {
-		mine, found, err := watchBoot(s.command(v.file), nil)
+		var found memory
+		mine, err := watchBoot(s.command(v.file), func(pid int) (err error) {
+			found, err = memoryOf(pid)
+			return err
+		})
 		if err != nil {
 			return nil, memory{}, fmt.Errorf("ampoule run: %w", err)
 		}
@@ -102,28 +111,87 @@ func (s setup) bootsBy(channel string) ([]measurement, memory, error) {
 	}, watcher, nil
 }
 
-// bootByVmspawn boots the same guest with ampoule run and with systemd-vmspawn,
-// and returns the seconds of both.
-func (s setup) bootByVmspawn(peer vmspawn) ([2]float64, memory, error) {
+// watched is one boot and the memory of who watched it.
+type watched struct {
+	life
+	alone, beside memory
+}
+
+// bootsBeside boots the same guest with ampoule run and with systemd-vmspawn,
+// for a while beside another of its kind: how much of a program's text is
+// private, and what one more guest thus costs, hangs on that.
+func (s setup) bootsBeside(peer vmspawn) (ours, theirs watched, err error) {
+	st, err := newStub(filepath.Join(s.dir, "stub-that-stays"), "qemu", true)
+	if err != nil {
+		return ours, theirs, err
+	}
+	boot := func(cmd, another *exec.Cmd, then func()) (w watched, err error) {
+		w.life, err = watchBoot(cmd, func(pid int) (err error) {
+			defer then()
+			if w.alone, err = memoryOf(pid); err != nil {
+				return err
+			}
+			return st.beside(another, func() (err error) {
+				w.beside, err = memoryOf(pid)
+				return err
+			})
+		})
+		return w, err
+	}
 	v, err := s.writeVM("boot-beside", powerOff)
 	if err != nil {
-		return [2]float64{}, memory{}, err
+		return ours, theirs, err
 	}
-	ours, _, err := watchBoot(s.command(v.file), nil)
+	another, err := s.writeVM("another", "", "HypervisorPath="+st.program)
 	if err != nil {
-		return [2]float64{}, memory{}, err
+		return ours, theirs, err
+	}
+	ours, err = boot(s.command(v.file), s.command(another.file), func() {})
+	if err != nil {
+		return ours, theirs, fmt.Errorf("ampoule run: %w", err)
 	}
 	address, hangUp, err := peer.silentBus()
 	if err != nil {
-		return [2]float64{}, memory{}, err
+		return ours, theirs, err
 	}
 	defer hangUp()
 	flags := append(peer.flags(s), "--system", "--console=read-only", "--console-transport=serial", withoutKeys,
 		"--load-credential=KEY:"+v.key, "--set-credential=ENVIRONMENT:production", anyRoot, "panic=-1", powerOff)
 	cmd := peer.command("/usr/bin", append(flags, strings.Fields(earlyConsole+guest.TestParameters)...)...)
 	cmd.Env = append(cmd.Env, address)
-	theirs, watcher, err := watchBoot(cmd, hangUp)
-	return [2]float64{ours.took.Seconds(), theirs.took.Seconds()}, watcher, err
+	second, err := peer.another()
+	if err != nil {
+		return ours, theirs, err
+	}
+	theirs, err = boot(cmd, second.command(filepath.Dir(st.program), append(second.flags(s), "--user", "--console=headless",
+		withoutKeys, "--load-credential=KEY:"+v.key, anyRoot)...), hangUp)
+	return ours, theirs, err
+}
+
+// beside calls f while a command runs whose stub stays.
+func (st stub) beside(cmd *exec.Cmd, f func() error) error {
+	if err := st.clear(); err != nil {
+		return err
+	}
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	time.Sleep(settleTime / 3)
+	_, err := st.executed()
+	if err == nil {
+		err = f()
+	}
+	// Each ends its hypervisor when it is told to, and has nothing else to do.
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := finish(cmd); err != nil {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("the other one: %w\n%s", err, words.String())
+	}
+	return nil
 }
 
 // life is what one guest took from the start of its hypervisor, or of who starts
@@ -140,52 +208,41 @@ func lifeOf(cmd *exec.Cmd, started time.Time) life {
 }
 
 // watchBoot runs a command whose guest writes to standard output and powers
-// off. It returns how long that took, and the command's memory meanwhile, after
-// the reading of which, where there is one, then is called.
-func watchBoot(cmd *exec.Cmd, then func()) (life, memory, error) {
+// off. It returns how long that took. Meanwhile, when the command has done what
+// a start takes, look is called with its process.
+func watchBoot(cmd *exec.Cmd, look func(pid int) error) (life, error) {
 	console, err := cmd.StdoutPipe()
 	if err != nil {
-		return life{}, memory{}, err
+		return life{}, err
 	}
 	var words bytes.Buffer
 	cmd.Stderr = &words
 	started := time.Now()
 	if err := cmd.Start(); err != nil {
-		return life{}, memory{}, err
+		return life{}, err
 	}
 	kill := time.AfterFunc(bootTimeout, func() { _ = cmd.Process.Kill() })
 	defer kill.Stop()
-	type result struct {
-		memory
-		err error
-	}
-	sampled := make(chan result, 1)
+	looked := make(chan error, 1)
 	var first [1]byte
-	var sampler *time.Timer
+	var timer *time.Timer
 	if _, err := io.ReadFull(console, first[:]); err == nil {
-		sampler = time.AfterFunc(settleTime, func() {
-			m, err := memoryOf(cmd.Process.Pid)
-			if then != nil {
-				then()
-			}
-			sampled <- result{m, err}
-		})
+		timer = time.AfterFunc(settleTime, func() { looked <- look(cmd.Process.Pid) })
 	}
 	_, _ = io.Copy(io.Discard, console) // until the end of the command, which judges
 	err = cmd.Wait()
 	spent := lifeOf(cmd, started)
 	switch {
 	case err != nil:
-	case sampler == nil:
+	case timer == nil:
 		err = errors.New("the guest said nothing")
-	case sampler.Stop():
+	case timer.Stop():
 		err = errors.New("the guest ended before the memory could be read")
 	}
 	if err != nil {
-		return life{}, memory{}, fmt.Errorf("%w\n%s", err, words.String())
+		return life{}, fmt.Errorf("%w\n%s", err, words.String())
 	}
-	got := <-sampled
-	return spent, got.memory, got.err
+	return spent, <-looked
 }
 
 // boot lets the guest run until it powers off, and QEMU end.

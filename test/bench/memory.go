@@ -35,8 +35,9 @@ func memoryOf(pid int) (memory, error) {
 	return m, nil
 }
 
-func memoryTable(ours, peer memory, peerName string) []measurement {
-	what := "memory: of ampoule run while the guest boots, "
+// memoryTable has the aim for private memory only.
+func memoryTable(when string, ours, peer memory, peerName string) []measurement {
+	what := "memory: of ampoule run while the guest boots, " + when + ", "
 	return []measurement{
 		{
 			what: what + "private", ours: ours.private, peer: peer.private, peerName: peerName, show: showMiB,

@@ -43,11 +43,7 @@ func findVmspawn(s setup) (vmspawn, error) {
 	if err := v.build(); err != nil {
 		return vmspawn{}, fmt.Errorf("building a root with systemd-vmspawn: %w", err)
 	}
-	if err := os.MkdirAll(v.dir, 0o700); err != nil {
-		return vmspawn{}, err
-	}
-	// An image there must be; the guest does not look at it.
-	if err := os.WriteFile(v.image(), make([]byte, 1<<20), 0o600); err != nil {
+	if err := v.prepare(); err != nil {
 		return vmspawn{}, err
 	}
 	out, err := v.command("/usr/bin", "--version").Output()
@@ -61,6 +57,21 @@ func findVmspawn(s setup) (vmspawn, error) {
 		return vmspawn{}, errors.New("systemd-vmspawn --version names no version")
 	}
 	return v, nil
+}
+
+// prepare makes the directory and the image. One there must be; the guest does
+// not look at it.
+func (v vmspawn) prepare() error {
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(v.image(), make([]byte, 1<<20), 0o600)
+}
+
+// another is one that can run at the same time.
+func (v vmspawn) another() (vmspawn, error) {
+	v.dir += "-another"
+	return v, v.prepare()
 }
 
 func (v vmspawn) image() string { return filepath.Join(v.dir, "image") }

@@ -11,10 +11,14 @@ export AMPOULE_CACHE ?= $(CURDIR)/.cache
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
+# Where the programs are built. The tests have them built elsewhere.
+BIN ?= bin
+
 build: ## build the programs into bin/
-	$(GO) build -trimpath -o bin/ ./cmd/ampoule
-	@# Copied into the memory of every guest that needs it: no symbols.
-	$(GO) build -trimpath -ldflags='-s -w' -o bin/ ./cmd/ampoule-init
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/ampoule
+	@# No symbols, since it is copied at every start that needs it; and an entry
+	@# of its own, before that of Go's runtime (internal/shim/entry).
+	$(GO) build -trimpath -ldflags='-s -w -E=ampoule_init_entry' -o $(BIN)/ ./cmd/ampoule-init
 
 deps: ## install what demo and tests need (Debian, root)
 	./scripts/install-deps

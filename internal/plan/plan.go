@@ -211,9 +211,9 @@ type Channel struct {
 	Once    []string `json:"once,omitempty"`
 	Each    []string `json:"each,omitempty"`
 	Doubled string   `json:"doubled,omitempty"`
-	// CommandLine are words for the kernel, before the user's own. Of those,
-	// the parameters named in Replaces do not reach the kernel: the channel
-	// carries them out.
+	// CommandLine are words for the kernel, before the user's own, or in the
+	// place of the last of the parameters that Replaces names, which do not
+	// reach the kernel: the channel carries them out.
 	CommandLine []string `json:"kernel_command_line,omitempty"`
 	Replaces    []string `json:"replaces_parameters,omitempty"`
 	// Init is what the delivering program executes in the end, where the user
@@ -227,20 +227,36 @@ type Channel struct {
 	Why string `json:"why,omitempty"`
 }
 
-// Without returns the words of a kernel command line that are left when the
-// channel has taken over what it replaces. What stands behind "--" is for the
-// guest's init and stays.
-func (c *Channel) Without(words []string) []string {
-	var left []string
-	for i, w := range words {
-		if w == "--" {
-			return append(left, words[i:]...)
-		}
-		if name, _, _ := strings.Cut(w, "="); !slices.Contains(c.Replaces, name) {
-			left = append(left, w)
+// KernelWords returns the words of a kernel command line together with those
+// that the channel needs: in the place of what it replaces, or before all. What
+// stands behind "--" is for the guest's init and stays.
+func (c *Channel) KernelWords(words []string) []string {
+	end, last := len(words), -1
+	if i := slices.Index(words, "--"); i >= 0 {
+		end = i
+	}
+	replaced := func(w string) bool {
+		name, _, _ := strings.Cut(w, "=")
+		return slices.Contains(c.Replaces, name)
+	}
+	for i, w := range words[:end] {
+		if replaced(w) {
+			last = i
 		}
 	}
-	return left
+	if last < 0 {
+		return slices.Concat(c.CommandLine, words)
+	}
+	var out []string
+	for i, w := range words {
+		switch {
+		case i == last:
+			out = append(out, c.CommandLine...)
+		case i >= end || !replaced(w):
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // Seal computes both digests.

@@ -237,3 +237,22 @@ func TestOrigin(t *testing.T) {
 		t.Errorf("a default is at %v, not at the VM", o)
 	}
 }
+
+func TestKernelWords(t *testing.T) {
+	c := plan.Channel{CommandLine: []string{"rdinit=/ours"}, Replaces: []string{"rdinit"}}
+	for in, want := range map[string]string{
+		"":                                  "rdinit=/ours",
+		"quiet -- rdinit=/a":                "rdinit=/ours quiet -- rdinit=/a",
+		"a rdinit=/b c":                     "a rdinit=/ours c",
+		"rdinit=/a b rdinit=/c d -- rdinit": "b rdinit=/ours d -- rdinit",
+		"rdinits=/a":                        "rdinit=/ours rdinits=/a",
+	} {
+		if got := strings.Join(c.KernelWords(strings.Fields(in)), " "); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	none := plan.Channel{}
+	if got := none.KernelWords([]string{"a", "rdinit=/b"}); len(got) != 2 {
+		t.Errorf("%q", got)
+	}
+}

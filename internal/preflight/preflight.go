@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -120,12 +121,23 @@ func (j *judge) commandLine(a plan.Accelerator) {
 	if !fits(j.plan.VM.KernelCommandLine, "") {
 		return
 	}
+	fits(slices.Concat(longest(a), j.plan.VM.KernelCommandLine), " with the words that Accelerator="+a.Name+" needs")
+}
+
+// longest returns the accelerator's words for the kernel, as long as they can
+// become: no counter is faster than 100 GHz.
+func longest(a plan.Accelerator) []string {
 	var words []string
 	for _, w := range a.CommandLine {
-		// No counter is faster than 100 GHz.
 		words = append(words, strings.ReplaceAll(w, "{tsc_khz}", "100000000"))
 	}
-	fits(append(words, j.plan.VM.KernelCommandLine...), " with the words that Accelerator="+a.Name+" needs")
+	return words
+}
+
+// CommandLineBytes is how long the kernel's command line becomes, at most, with
+// what accelerator and channel add.
+func CommandLineBytes(p *plan.Plan, a plan.Accelerator, c *plan.Channel) int {
+	return len(spec.JoinCommandLine(slices.Concat(longest(a), c.KernelWords(p.VM.KernelCommandLine))))
 }
 
 func roundUp(n int64) int64 { return (n + 1<<20 - 1) &^ (1<<20 - 1) }

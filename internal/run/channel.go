@@ -25,7 +25,7 @@ type refusal struct {
 // credentials none is needed. Where none fits, each credential at fault is
 // reported with the reason of each channel: nothing is ever cut or left out.
 // images tells of an initial RAM disk whether it can be a channel.
-func choose(p *plan.Plan, creds []credential.Credential, images func() *refusal) (channel *plan.Channel, why string, problems diag.List) {
+func choose(p *plan.Plan, creds []credential.Credential, images func(*plan.Channel) *refusal) (channel *plan.Channel, why string, problems diag.List) {
 	if len(creds) == 0 {
 		return nil, "", nil
 	}
@@ -122,12 +122,12 @@ func explainChoice(passed []plan.Channel, refused [][]refusal, creds []credentia
 }
 
 // judge checks every limit of one channel.
-func judge(c *plan.Channel, creds []credential.Credential, images func() *refusal) []refusal {
+func judge(c *plan.Channel, creds []credential.Credential, images func(*plan.Channel) *refusal) []refusal {
 	if c.Refused != "" {
 		return []refusal{{index: -1, why: c.Refused, cure: c.Cure, key: "CredentialChannel"}}
 	}
 	if c.Encoding == plan.CPIO {
-		if r := images(); r != nil {
+		if r := images(c); r != nil {
 			return []refusal{*r}
 		}
 	}

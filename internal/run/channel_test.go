@@ -75,7 +75,7 @@ func TestChoose(t *testing.T) {
 	}
 	for _, tt := range tests {
 		p := makePlan(t, strings.Fields(tt.lines)...)
-		c, why, problems := choose(p, tt.creds, func() *refusal { return nil })
+		c, why, problems := choose(p, tt.creds, func(*plan.Channel) *refusal { return nil })
 		got := ""
 		if c != nil {
 			got = c.Name
@@ -99,7 +99,7 @@ func TestChooseWithoutChannels(t *testing.T) {
 // What an initial RAM disk tells against its being a channel is said where it
 // belongs: at its own line if there is no other channel.
 func TestChooseRefusedInitrd(t *testing.T) {
-	no := func() *refusal {
+	no := func(*plan.Channel) *refusal {
 		return &refusal{index: -1, why: "its init is odd", key: "Initrd", cure: "take another"}
 	}
 	p := makePlan(t, "Initrd=/i", "CredentialChannel=initrd")
@@ -113,7 +113,7 @@ func TestChooseRefusedInitrd(t *testing.T) {
 		t.Errorf("%v: %v", c, problems)
 	}
 	p = makePlan(t, "Machine=microvm")
-	c, _, problems = choose(p, creds(t, strings.Repeat("n", 29), 1), func() *refusal { panic("not asked") })
+	c, _, problems = choose(p, creds(t, strings.Repeat("n", 29), 1), func(*plan.Channel) *refusal { panic("not asked") })
 	if text := problems.Error(); c != nil || !strings.Contains(text, "initrd: the VM has no Initrd=") {
 		t.Errorf("%v: %v", c, problems)
 	}

@@ -125,8 +125,7 @@ func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, a answers) er
 	}
 	own := p.VM.KernelCommandLine
 	if a.channel != nil {
-		words = append(words, a.channel.CommandLine...)
-		own = a.channel.Without(own)
+		own = a.channel.KernelWords(own)
 	}
 	line := spec.JoinCommandLine(append(words, own...))
 	if most := p.VM.CommandLineMax; most > 0 && len(line) > most {

@@ -73,17 +73,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	}
 	defer serial.Close()
 	defer theirSerial.Close()
-	a := answers{
-		accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, control: theirControl, console: theirSerial, khz: khz,
-	}
-	if s.channel != nil && s.channel.Encoding == plan.CPIO {
-		a.overlay, err = openOverlay(g.Host, g.Plan.VM.Initrd, s.Images)
-		if err != nil {
-			return failed("%v", err)
-		}
-		defer a.overlay.close()
-	}
-	g.cmd, err = assemble(g.Plan, a)
+	g.cmd, err = g.assemble(s, theirControl, theirSerial, khz)
 	if err != nil {
 		return failed("%v", err)
 	}
@@ -117,6 +107,21 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 		g.becomeReady()
 	}
 	return g.watch(ctx)
+}
+
+// assemble answers the questions of the hypervisor's command line. What the
+// credentials travel with is needed no longer then.
+func (g *guest) assemble(s start, control, console *os.File, khz func() (int, error)) (*commandLine, error) {
+	a := answers{accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, control: control, console: console, khz: khz}
+	if s.channel != nil && s.channel.Encoding == plan.CPIO {
+		o, err := openOverlay(g.Host, g.Plan.VM.Initrd, s.Images)
+		if err != nil {
+			return nil, err
+		}
+		defer o.close()
+		a.overlay = o
+	}
+	return assemble(g.Plan, a)
 }
 
 // start starts the hypervisor with nothing of our environment and no

@@ -14,11 +14,17 @@ import (
 // refuseImages says why credentials cannot travel with the initial RAM disk of
 // this VM on this host; nil if they can. What the VM's files tell against it is
 // in the plan.
-func (r *runner) refuseImages(seen preflight.Images) *refusal {
+func (r *runner) refuseImages(answers preflight.Answers, c *plan.Channel) *refusal {
+	if n, most := preflight.CommandLineBytes(r.Plan, answers.Accelerator, c), r.Plan.VM.CommandLineMax; most > 0 && n > most {
+		return &refusal{
+			index: -1, why: fmt.Sprintf("with %s the kernel's command line has %d bytes, and the kernel would cut it at %d", strings.Join(c.CommandLine, " "), n, most),
+			cure: "shorten KernelCommandLine=", key: "CredentialChannel",
+		}
+	}
 	if _, err := r.Host.FindShim(); err != nil {
 		return &refusal{index: -1, why: err.Error(), cure: "install it, or use another channel", key: "CredentialChannel"}
 	}
-	report := seen.Initrd.Report
+	report := answers.Images.Initrd.Report
 	if report == nil {
 		return nil // there is none, or it is a mistake of its own
 	}

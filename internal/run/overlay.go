@@ -49,7 +49,7 @@ func openOverlay(h host.Host, path string, seen preflight.Images) (*overlay, err
 }
 
 func (o *overlay) close() {
-	if o != nil && o.base != nil {
+	if o.base != nil {
 		o.base.Close()
 	}
 }

@@ -203,7 +203,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	problems = append(problems, wrong...)
 	if !wrong.HasErrors() {
 		s.creds = creds
-		s.channel, s.why, wrong = choose(r.Plan, creds, func() *refusal { return r.refuseImages(s.Images) })
+		s.channel, s.why, wrong = choose(r.Plan, creds, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c) })
 		problems = append(problems, wrong...)
 		if s.channel != nil && s.channel.Encoding == plan.CPIO {
 			problems = append(problems, noteInit(r.Plan, s.Images)...)

@@ -43,15 +43,22 @@ func runTests(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	for name, into := range map[string]*[]byte{"cmd/ampoule-init": &programs.shim, "test/shim/probe": &programs.probe} {
-		out := filepath.Join(dir, "program")
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -E=ampoule_init_entry", "-o", out, "./"+name)
+	for _, p := range []struct {
+		file string
+		into *[]byte
+		args []string
+	}{
+		// How it is linked is up to the Makefile alone.
+		{"ampoule-init", &programs.shim, []string{"make", "--silent", "build", "BIN=" + dir}},
+		{"probe", &programs.probe, []string{"go", "build", "-trimpath", "-buildvcs=false", "-o", dir + "/", "./test/shim/probe"}},
+	} {
+		cmd := exec.Command(p.args[0], p.args[1:]...)
 		cmd.Dir = "../.."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=")
 		if words, err := cmd.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("%s: %w\n%s", cmd, err, words)
 		}
-		if *into, err = os.ReadFile(out); err != nil {
+		if *p.into, err = os.ReadFile(filepath.Join(dir, p.file)); err != nil {
 			return 0, err
 		}
 	}

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 	}
 	program = filepath.Join(dir, "ampoule")
 	// Both programs, since one looks for the other beside itself.
-	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/...")
+	build := exec.Command("make", "--silent", "--directory=../..", "build", "BIN="+dir)
 	build.Stderr = os.Stderr
 	code := 1
 	if err := build.Run(); err == nil {

@@ -77,7 +77,7 @@ func (g *gatherer) readSource(r Request, s *source, id string, encrypted bool) (
 	if encrypted {
 		limit = rule.MaxEncrypted
 	}
-	v, err := s.read(g.ctx, &g.arena, g.env.Timeout, limit, g.env.Unit, id)
+	v, err := s.read(g.ctx, g.env.Timeout, limit, g.env.Unit, id)
 	if errors.Is(err, secret.ErrTooLarge) {
 		g.tooLarge(r, s.String())
 		return nil, false

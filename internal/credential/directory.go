@@ -243,7 +243,7 @@ func (g *gatherer) readLoaded(d loaded, r Request, id string) (*secret.Value, bo
 		return nil, false
 	}
 	path := filepath.Join(d.dir, id)
-	v, err := readRegular(&g.arena, path, rule.MaxSize)
+	v, err := readRegular(path, rule.MaxSize)
 	switch {
 	case err == nil:
 		return v, true
@@ -256,8 +256,8 @@ func (g *gatherer) readLoaded(d loaded, r Request, id string) (*secret.Value, bo
 	return nil, false
 }
 
-// readRegular reads a file that must be a regular one into memory of a.
-func readRegular(a *secret.Arena, path string, limit int) (*secret.Value, error) {
+// readRegular reads a file that must be a regular one.
+func readRegular(path string, limit int) (*secret.Value, error) {
 	s, err := openSource(path)
 	if err != nil {
 		return nil, err
@@ -266,7 +266,7 @@ func readRegular(a *secret.Arena, path string, limit int) (*secret.Value, error)
 	if !s.regular() {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: s.wrongKind("a credential is a regular file there")}
 	}
-	return s.readFile(a, limit)
+	return s.readFile(limit)
 }
 
 // takeSet adds a plain value of the plan.

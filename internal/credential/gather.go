@@ -27,7 +27,6 @@ func Gather(ctx context.Context, reqs []Request, env Env) ([]Credential, diag.Li
 		byHost:   map[string]Request{},
 		imported: map[string]imported{},
 	}
-	defer g.arena.Close()
 	if g.env.Timeout <= 0 {
 		g.env.Timeout = DefaultTimeout
 	}
@@ -59,7 +58,6 @@ type gatherer struct {
 	service wanted
 	list    diag.List
 	out     []Credential
-	arena   secret.Arena // what is read goes into it
 	// byGuest finds the credential in out that has a guest name, byHost the
 	// request that a host ID was read for.
 	byGuest map[string]int

@@ -100,16 +100,15 @@ func (s *source) wrongKind(accepted string) error { return &wrongKindError{s.kin
 // self names the opened file itself, whatever its path leads to by now.
 func (s *source) self() string { return "/proc/self/fd/" + strconv.Itoa(s.fd) }
 
-// read reads the source to its end, a file into memory of a. unit and id are
-// what a socket is told.
-func (s *source) read(ctx context.Context, a *secret.Arena, timeout time.Duration, limit int, unit, id string) (*secret.Value, error) {
+// read reads the source to its end. unit and id are what a socket is told.
+func (s *source) read(ctx context.Context, timeout time.Duration, limit int, unit, id string) (*secret.Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var v *secret.Value
 	var err error
 	switch s.format() {
 	case unix.S_IFREG:
-		return s.readFile(a, limit)
+		return s.readFile(limit)
 	case unix.S_IFIFO:
 		v, err = s.readFIFO(ctx, limit)
 	case unix.S_IFSOCK:
@@ -123,13 +122,13 @@ func (s *source) read(ctx context.Context, a *secret.Arena, timeout time.Duratio
 	return v, err
 }
 
-func (s *source) readFile(a *secret.Arena, limit int) (*secret.Value, error) {
+func (s *source) readFile(limit int) (*secret.Value, error) {
 	f, err := os.OpenFile(s.self(), os.O_RDONLY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: s.path, Err: cause(err)}
 	}
 	defer f.Close()
-	return a.Take(f, limit)
+	return secret.ReadFrom(f, limit)
 }
 
 // readFIFO waits for a writer and for its end.

@@ -8,15 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapping is anonymous memory that the Go runtime knows nothing of, or a part of
-// such that other values share. It is kept
+// mapping is anonymous memory that the Go runtime knows nothing of. It is kept
 // as an address, not as a slice, so that a printer that follows pointers by
 // reflection has nothing to walk over.
 type mapping struct {
 	addr   unsafe.Pointer
 	size   int
 	locked bool
-	of     *block // nil for a mapping of its own
 }
 
 // newMapping maps at least size bytes, zeroed. It fails where the memory cannot
@@ -52,17 +50,12 @@ func (m mapping) bytes() []byte {
 	return unsafe.Slice((*byte)(m.addr), m.size)
 }
 
-// release zeroes the memory and gives it back, a part of a block with the last
-// of its users.
+// release zeroes the memory and gives it back.
 func (m mapping) release() {
 	if m.addr == nil {
 		return
 	}
 	clear(m.bytes())
-	if m.of != nil {
-		m.of.leave()
-		return
-	}
 	// munmap of a mapping that exists fails only where the process has no
 	// memory left for splitting it; it is empty by then.
 	_ = unix.MunmapPtr(m.addr, uintptr(m.size))

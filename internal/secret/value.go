@@ -155,27 +155,14 @@ const (
 // bytes are refused with [ErrTooLarge]. Errors are those of r and hold no
 // content.
 func ReadFrom(r io.Reader, limit int) (*Value, error) {
-	if err := checkLimit(limit); err != nil {
-		return nil, err
+	if limit < 0 || limit > maxLimit {
+		return nil, fmt.Errorf("reading a secret: limit %d is not within 0 and %d", limit, maxLimit)
 	}
 	// One byte more than allowed is asked for, to see that there is more.
 	mem, err := newMapping(min(limit, sizeHint(r)) + 1)
 	if err != nil {
 		return nil, err
 	}
-	return readInto(mem, r, limit)
-}
-
-func checkLimit(limit int) error {
-	if limit < 0 || limit > maxLimit {
-		return fmt.Errorf("reading a secret: limit %d is not within 0 and %d", limit, maxLimit)
-	}
-	return nil
-}
-
-// readInto reads r to its end into zeroed memory, or more of it, and makes a
-// value of that. On error the memory is released.
-func readInto(mem mapping, r io.Reader, limit int) (_ *Value, err error) {
 	n, empty := 0, 0
 	for {
 		if n == mem.size {

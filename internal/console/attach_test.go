@@ -149,7 +149,7 @@ func TestPartialLineIsFlushedAfterSilence(t *testing.T) {
 func TestWatchSeesTheUnfinishedLineSoon(t *testing.T) {
 	ours, guest := guestPair(t)
 	found := make(chan string, 1)
-	w := NewWatch(nil, Pattern{regexp.MustCompile(`login: $`), func(line string) { found <- line }})
+	w := NewWatch(nil, Pattern{Regexp: regexp.MustCompile(`login: $`), Found: func(line string) { found <- line }})
 	attach(t, ours, Options{Out: io.Discard, Watch: w})
 	begin := time.Now()
 	say(t, guest, "Debian\r\n\r\nhost login: ")

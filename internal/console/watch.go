@@ -10,9 +10,11 @@ type Pattern struct {
 	// Regexp is matched against cleaned lines, the unfinished last one
 	// included: a login prompt has no newline.
 	Regexp *regexp.Regexp
-	// Found is called with the line, once until Reset. The output waits for it
-	// to return.
+	// Found is called with the line, once until Reset, or as often as Times says.
+	// The output waits for it to return.
 	Found func(line string)
+	// Times above zero: whole lines alone are matched, each once.
+	Times int
 }
 
 // Watch is a tap on a guest's output that looks for patterns and for a kernel
@@ -23,7 +25,7 @@ type Watch struct {
 
 	mu      sync.Mutex
 	cleaner *Cleaner
-	found   []bool // by index in patterns
+	found   []int // how often, by index in patterns
 	panics  panicTracker
 	calls   []func() // callbacks to run once mu is released
 }
@@ -31,7 +33,7 @@ type Watch struct {
 // NewWatch returns a Watch. OnPanic may be nil; it is called, once until Reset,
 // with the kernel's own words, and the output waits for it to return.
 func NewWatch(onPanic func(reason string), patterns ...Pattern) *Watch {
-	w := &Watch{patterns: patterns, onPanic: onPanic, found: make([]bool, len(patterns))}
+	w := &Watch{patterns: patterns, onPanic: onPanic, found: make([]int, len(patterns))}
 	w.cleaner = NewCleaner(LineLimit, w.line)
 	return w
 }
@@ -46,7 +48,7 @@ func (w *Watch) Write(p []byte) (int, error) {
 // unfinished line is then looked at as it stands. Doing that with every Write
 // would cost the square of a line's length.
 func (w *Watch) Idle() {
-	w.locked(func() { w.match(w.cleaner.Unfinished()) })
+	w.locked(func() { w.match(w.cleaner.Unfinished(), false) })
 }
 
 // Close takes the unfinished line for a whole one: no more will come.
@@ -84,19 +86,19 @@ func (w *Watch) locked(f func()) {
 }
 
 func (w *Watch) line(line []byte) {
-	w.match(line)
+	w.match(line, true)
 	if first := w.panics.line(line); first && w.onPanic != nil {
 		reason := w.panics.reason
 		w.calls = append(w.calls, func() { w.onPanic(reason) })
 	}
 }
 
-func (w *Watch) match(line []byte) {
+func (w *Watch) match(line []byte, whole bool) {
 	for i, p := range w.patterns {
-		if w.found[i] || !p.Regexp.Match(line) {
+		if w.found[i] >= max(p.Times, 1) || p.Times > 0 && !whole || !p.Regexp.Match(line) {
 			continue
 		}
-		w.found[i] = true
+		w.found[i]++
 		if text := string(line); p.Found != nil {
 			w.calls = append(w.calls, func() { p.Found(text) })
 		}

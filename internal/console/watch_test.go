@@ -13,7 +13,7 @@ import (
 func TestWatchPatterns(t *testing.T) {
 	var found []string
 	pattern := func(name, expr string) Pattern {
-		return Pattern{regexp.MustCompile(expr), func(line string) { found = append(found, name+" "+line) }}
+		return Pattern{Regexp: regexp.MustCompile(expr), Found: func(line string) { found = append(found, name+" "+line) }}
 	}
 	w := NewWatch(nil,
 		pattern("ready", `^ready \d+$`),
@@ -52,7 +52,7 @@ func TestWatchCallbacksMayUseTheWatch(t *testing.T) {
 	var w *Watch
 	calls := 0
 	w = NewWatch(func(string) { calls++; w.LastPanic(); w.Reset() },
-		Pattern{regexp.MustCompile(`a`), func(string) { calls++; w.LastPanic(); w.Reset() }})
+		Pattern{Regexp: regexp.MustCompile(`a`), Found: func(string) { calls++; w.LastPanic(); w.Reset() }})
 	w.Write([]byte("a\nKernel panic - not syncing: x\n"))
 	if calls != 2 {
 		t.Errorf("%d calls", calls)
@@ -63,7 +63,7 @@ func TestWatchCallbacksMayUseTheWatch(t *testing.T) {
 // beyond: memory stays bounded.
 func TestWatchLongLine(t *testing.T) {
 	longest := 0
-	w := NewWatch(nil, Pattern{regexp.MustCompile(`x`), func(line string) { longest = len(line) }})
+	w := NewWatch(nil, Pattern{Regexp: regexp.MustCompile(`x`), Found: func(line string) { longest = len(line) }})
 	w.Write([]byte(strings.Repeat("x", 5*LineLimit)))
 	if longest != LineLimit {
 		t.Errorf("line of %d bytes", longest)

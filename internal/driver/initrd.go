@@ -6,6 +6,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/shim/cmdline"
 	"github.com/ampoule-vm/ampoule/internal/shim/layout"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -39,7 +40,8 @@ func InitrdChannel(vm *spec.VM) plan.Channel {
 }
 
 // KernelParameters returns the last value of each parameter of a kernel command
-// line. What stands behind "--" is for the guest's init.
+// line, by its name with "_" for "-": to the kernel they are one. What stands
+// behind "--" is for the guest's init.
 func KernelParameters(words []string) map[string]string {
 	out := map[string]string{}
 	for _, w := range words {
@@ -47,7 +49,7 @@ func KernelParameters(words []string) map[string]string {
 			break
 		}
 		name, value, _ := strings.Cut(w, "=")
-		out[name] = value
+		out[strings.ReplaceAll(name, "-", "_")] = value
 	}
 	return out
 }
@@ -68,13 +70,20 @@ func refuseInitrd(parameters map[string]string) (why, cure string) {
 // more, cannot mount the root file system; empty where it can.
 func RefuseRoot(parameters map[string]string) (why, cure string) {
 	const takes = "KernelCommandLine=root=/dev/NAME, root=PARTUUID=… or root=PARTLABEL=… for a kernel with its drivers built in"
-	root, ok := parameters["root"]
-	if !ok {
+	value := parameters["root"]
+	root := cmdline.ParseRoot(value)
+	_, typed := parameters["rootfstype"]
+	switch {
+	case root.Kind == cmdline.Nothing:
 		return "KernelCommandLine= has no root= that could be mounted in its stead", takes
+	case root.Kind == cmdline.Impossible:
+		return "root= in KernelCommandLine= cannot be mounted without one: " + root.Reason, takes
+	case root.Kind == cmdline.Tag && !typed:
+		return "root= in KernelCommandLine= is no device, and there is no rootfstype= that needs none", takes
 	}
-	for _, foreign := range []string{"UUID=", "LABEL=", "/dev/disk/", "/dev/mapper/", "/dev/nfs", "/dev/cifs", "/dev/ram", "mtd", "ubi"} {
-		if strings.HasPrefix(root, foreign) {
-			return "without one root=" + foreign + "… cannot be found", takes
+	for _, made := range []string{"/dev/disk/", "/dev/mapper/"} {
+		if strings.HasPrefix(value, made) {
+			return "without one nobody makes the links in " + made, takes
 		}
 	}
 	return "", ""

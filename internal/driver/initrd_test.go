@@ -26,8 +26,13 @@ func TestInitrdChannel(t *testing.T) {
 		{words: "root=/dev/vda ro"},
 		{words: "root=PARTUUID=1-1"},
 		{words: "root=fs rootfstype=virtiofs"},
-		{words: "root=LABEL=x", refused: "root=LABEL=… cannot be found"},
-		{words: "root=/dev/nfs", refused: "root=/dev/nfs… cannot be found"},
+		{words: "retain-initrd", initrd: true, refused: "has retain_initrd"},
+		{words: "root=LABEL=x", refused: "only an initrd can find a file system by its LABEL="},
+		{words: "root=/dev/nfs", refused: "roots on the network"},
+		{words: "root=PARTUUID=", refused: "cannot be mounted without one"},
+		{words: "root=/dev/", refused: "no device has such a name"},
+		{words: "root=ZFS=tank", refused: "is no device"},
+		{words: "root=/dev/disk/by-label/x", refused: "nobody makes the links"},
 	} {
 		vm := &spec.VM{}
 		for w := range strings.FieldsSeq(tt.words) {

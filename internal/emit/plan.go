@@ -224,9 +224,16 @@ func words(vm plan.VM, part plan.Part) string {
 	case plan.AskCommandLine:
 		return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<kernel command line>"), " ")
 	case plan.AskChannel:
+		if !slices.ContainsFunc(vm.Channels, func(c plan.Channel) bool { return c.Encoding != plan.CPIO }) && len(vm.Credentials) > 0 {
+			return "" // they are where the initial RAM disk is
+		}
 		return "<credentials>"
 	case plan.AskInitrd:
-		switch delivers := func(c plan.Channel) bool { return c.Encoding == plan.CPIO && c.Refused == "" }; {
+		delivers := func(c plan.Channel) bool { return c.Encoding == plan.CPIO && c.Refused == "" }
+		only := len(vm.Channels) == 1 && delivers(vm.Channels[0]) && len(vm.Credentials) > 0
+		switch {
+		case only && vm.Initrd != "":
+			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<credentials, then "+quote(vm.Initrd)+">"), " ")
 		case vm.Initrd != "":
 			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], quote(vm.Initrd)), " ")
 		case len(vm.Credentials) > 0 && slices.ContainsFunc(vm.Channels, delivers):

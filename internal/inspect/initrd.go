@@ -1,7 +1,8 @@
 package inspect
 
 import (
-	"os"
+	"context"
+	"io"
 
 	"github.com/ampoule-vm/ampoule/internal/initrd"
 )
@@ -17,10 +18,12 @@ type Initrd struct {
 // What unpacks to more than most bytes is an error, as is all else that speaks
 // against starting a guest with it: an [initrd.Error], or why the file cannot
 // be read. Errors do not name the path.
-func (m Memory) Initrd(path, init string, most int64) (Initrd, error) {
+func (m Memory) Initrd(ctx context.Context, path, init string, most int64) (Initrd, error) {
 	options := initrd.Options{Init: init, MaxUnpacked: most}
-	id, report, err := look(m, "initrd "+init, path, func(f *os.File, size int64) (*initrd.Report, error) {
-		return initrd.Inspect(f, size, options)
+	id, report, err := look(ctx, m, path, question[*initrd.Report]{
+		what:    "initrd " + init,
+		see:     func(r io.ReaderAt, size int64) (*initrd.Report, error) { return initrd.Inspect(r, size, options) },
+		answers: func(r *initrd.Report) bool { return r != nil },
 	})
 	return Initrd{id, report}, err
 }

@@ -4,10 +4,12 @@
 package inspect
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -43,13 +45,18 @@ type Memory struct {
 	ReadOnly bool
 }
 
+// findings is raised when something else is looked for, or found: what an older
+// one remembered is looked at again.
+const findings = 1
+
 // maxEntry is far above what one file's findings take.
 const maxEntry = 1 << 20
 
 // entry is a file of the memory.
 type entry[T any] struct {
-	// Version is Ampoule's: another one may look for other things.
-	Version string `json:"version"`
+	// Findings and Version are those of who looked.
+	Findings int    `json:"findings"`
+	Version  string `json:"version"`
 	// What and Path are for people who look into the directory.
 	What     string   `json:"what"`
 	Path     string   `json:"path"`
@@ -57,38 +64,61 @@ type entry[T any] struct {
 	Seen     T        `json:"seen"`
 }
 
-// look returns what look sees in a file, or saw when the file was the same.
-// what tells apart the questions that one file is asked.
-func look[T any](m Memory, what, path string, see func(*os.File, int64) (T, error)) (Identity, T, error) {
+// question is what a file is asked.
+type question[T any] struct {
+	// what tells the questions apart that one file is asked.
+	what string
+	see  func(r io.ReaderAt, size int64) (T, error)
+	// answers says whether what was remembered is an answer at all.
+	answers func(T) bool
+}
+
+// look returns what is seen in a file, or was seen when the file was the same.
+// It gives up when ctx ends.
+func look[T any](ctx context.Context, m Memory, path string, q question[T]) (Identity, T, error) {
 	var none T
+	what := q.what
 	f, info, err := host.OpenImage(path)
 	if err != nil {
 		return Identity{}, none, err
 	}
 	defer f.Close()
 	id := IdentityOf(info)
-	name := m.name(what, id)
-	if e, ok := recall[T](name); ok && e.Version == version.Version && e.What == what && e.Identity == id {
+	name := m.name(what, path)
+	if e, ok := recall[T](name); ok && e.Findings == findings && e.Version == version.Version && e.What == what && e.Identity == id && q.answers(e.Seen) {
 		return id, e.Seen, nil
 	}
-	seen, err := see(f, info.Size())
+	seen, err := q.see(reader{ctx, f}, info.Size())
 	if err != nil {
 		return id, none, err
 	}
 	if name != "" && !m.ReadOnly {
 		// A memory that cannot be kept costs time and nothing else.
-		_ = keep(name, entry[T]{Version: version.Version, What: what, Path: path, Identity: id, Seen: seen})
+		_ = keep(name, entry[T]{Findings: findings, Version: version.Version, What: what, Path: path, Identity: id, Seen: seen})
 	}
 	return id, seen, nil
 }
 
-// name is where the findings about a file are kept: one place for each inode,
-// so that a file that is replaced over and over does not fill the directory.
-func (m Memory) name(what string, id Identity) string {
+// reader reads a file until ctx ends.
+type reader struct {
+	ctx  context.Context
+	file io.ReaderAt
+}
+
+func (r reader) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.file.ReadAt(p, off)
+}
+
+// name is where the findings about a file are kept: one place for each path, so
+// that a file that is replaced over and over does not fill the directory.
+func (m Memory) name(what, path string) string {
 	if m.Dir == "" {
 		return ""
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", what, id.Device, id.Inode))
+	sum := sha256.Sum256([]byte(what + "\x00" + path))
 	return filepath.Join(m.Dir, hex.EncodeToString(sum[:16])+".json")
 }
 

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,12 +13,15 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/initrd"
 	"github.com/ampoule-vm/ampoule/internal/initrd/decompress"
 	"github.com/ampoule-vm/ampoule/internal/inspect"
+	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // Images is what was seen in the files that the guest boots from.
 type Images struct {
 	Initrd inspect.Initrd
+	// KernelMemory is what the kernel takes of the guest's, in bytes.
+	KernelMemory int64
 }
 
 // slowAfter is when somebody is told what is being waited for.
@@ -30,7 +34,7 @@ const (
 )
 
 // boot checks kernel, initrd and memory.
-func (j *judge) boot() {
+func (j *judge) boot(ctx context.Context) {
 	vm := j.plan.VM
 	var kernel host.Kernel
 	var initrd int64
@@ -40,6 +44,7 @@ func (j *judge) boot() {
 			j.fail("Kernel", vm.Kernel, acceptedKernel, "%v", err)
 		}
 	}
+	j.images.KernelMemory = kernel.Memory
 	if vm.Initrd != "" {
 		if initrd, err = host.CheckInitrd(vm.Initrd); err != nil {
 			j.fail("Initrd", vm.Initrd, acceptedInitrd, "%v", err)
@@ -54,19 +59,19 @@ func (j *judge) boot() {
 		return
 	}
 	if vm.Initrd != "" && err == nil {
-		j.initrd(kernel.Memory, initrd)
+		j.initrd(ctx)
 	}
 }
 
 // initrd looks into the initial RAM disk: what Linux would stumble over in the
 // dark is said before the start.
-func (j *judge) initrd(kernel, packed int64) {
+func (j *judge) initrd(ctx context.Context) {
 	vm := j.plan.VM
 	parameters := driver.KernelParameters(vm.KernelCommandLine)
 	if j.Slow != nil {
 		defer time.AfterFunc(slowAfter, func() { j.Slow(vm.Initrd) }).Stop()
 	}
-	seen, err := j.Memory.Initrd(vm.Initrd, parameters["rdinit"], vm.Memory)
+	seen, err := j.Seen.Initrd(ctx, vm.Initrd, parameters["rdinit"], vm.Memory)
 	var wrong *initrd.Error
 	switch {
 	case errors.As(err, &wrong) && wrong.Reason == initrd.TooLarge:
@@ -77,14 +82,14 @@ func (j *judge) initrd(kernel, packed int64) {
 		return
 	}
 	j.images.Initrd = seen
-	j.compressions(seen.Report)
+	j.compressions(ctx, seen.Report)
 	for _, flaw := range seen.Report.Flaws {
 		j.problems.Add(diag.Problem{
 			Origin: j.plan.Origin("Initrd"), Severity: diag.Warning, Key: "Initrd", Value: vm.Initrd,
 			What: "the kernel will not take all of it: " + flaw.What,
 		})
 	}
-	if need := unpacked(parameters, kernel, packed, seen.Report.Pages); need > vm.Memory {
+	if need := Unpacked(j.plan, j.images, 0); need > vm.Memory {
 		j.fail("Memory", spec.FormatSize(vm.Memory), "accepted: "+spec.FormatSize(roundUp(need))+" or more",
 			"the initial RAM disk does not fit once it is unpacked: its files have %s", spec.FormatSize(roundUp(seen.Report.Pages)))
 	}
@@ -92,12 +97,12 @@ func (j *judge) initrd(kernel, packed int64) {
 
 // compressions asks the kernel's image whether it unpacks what the initial RAM
 // disk is packed by.
-func (j *judge) compressions(report *initrd.Report) {
+func (j *judge) compressions(ctx context.Context, report *initrd.Report) {
 	vm := j.plan.VM
 	if vm.Kernel == "" {
 		return
 	}
-	support, err := j.Memory.Kernel(vm.Kernel)
+	support, err := j.Seen.Kernel(ctx, vm.Kernel)
 	if err != nil {
 		return // that it cannot be read is said already
 	}
@@ -125,15 +130,21 @@ func (j *judge) compressions(report *initrd.Report) {
 	}
 }
 
-// unpacked is the least memory in which an initial RAM disk can be unpacked, by
-// a little: a kernel gives some of what it takes at first back. Without a word about another root, the file system that it is unpacked into
-// is a tmpfs of half of the memory that the kernel has left (Linux,
-// init/do_mounts.c).
-func unpacked(parameters map[string]string, kernel, packed, pages int64) int64 {
+// Unpacked is the least memory, in bytes, in which the VM's initial RAM disk can
+// be unpacked together with so many bytes more. It is a little too small: a
+// kernel gives some of what it takes at first back. Without a word about
+// another root, the file system that it is unpacked into is a tmpfs of half of
+// the memory that the kernel has left (Linux, init/do_mounts.c).
+func Unpacked(p *plan.Plan, seen Images, more int64) int64 {
+	packed, pages := more, more
+	if r := seen.Initrd.Report; r != nil {
+		packed, pages = packed+seen.Initrd.Identity.Size, pages+r.Pages
+	}
+	parameters := driver.KernelParameters(p.VM.KernelCommandLine)
 	for _, name := range []string{"root", "rootfstype", "initramfs_options"} {
 		if _, ok := parameters[name]; ok {
-			return kernel*3/4 + packed + pages
+			return seen.KernelMemory*3/4 + packed + pages
 		}
 	}
-	return kernel*3/4 + packed + 2*pages
+	return seen.KernelMemory*3/4 + packed + 2*pages
 }

@@ -82,7 +82,7 @@ func TestImages(t *testing.T) {
 			want := strings.NewReplacer("PATH", w.plan.VM.Initrd, "KERNEL", w.plan.VM.Kernel).Replace(tt.want)
 			// Twice: what was remembered says the same.
 			for range 2 {
-				a, problems := Judge(w.plan, w.host, Places{State: w.state, Memory: inspect.Memory{Dir: filepath.Join(w.dir, "cache")}})
+				a, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state, Seen: inspect.Memory{Dir: filepath.Join(w.dir, "cache")}})
 				if text := problems.Error(); tt.want == "" && text != "" || !strings.Contains(text, want) {
 					t.Errorf("%s, want %q", text, want)
 				}

@@ -6,6 +6,7 @@ package preflight
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,20 +46,21 @@ type Places struct {
 	// State is the directory in which relative disks lie; it need not exist.
 	// Empty: the VM has none.
 	State string
-	// Memory remembers what was seen in files.
-	Memory inspect.Memory
+	// Seen remembers what was seen in files.
+	Seen inspect.Memory
 	// Slow is called with a path if looking into it takes more than a second;
 	// it may be nil.
 	Slow func(path string)
 }
 
-// Judge checks the plan against the host.
-func Judge(p *plan.Plan, h host.Host, places Places) (Answers, diag.List) {
+// Judge checks the plan against the host. When ctx ends it stops looking into
+// files, and what it returns is an error.
+func Judge(ctx context.Context, p *plan.Plan, h host.Host, places Places) (Answers, diag.List) {
 	j := &judge{plan: p, host: h, Places: places}
 	var a Answers
 	a.Binary = j.binary()
 	a.Accelerator, a.Emulated = j.accelerator()
-	j.boot()
+	j.boot(ctx)
 	a.Images = j.images
 	j.commandLine(a.Accelerator)
 	j.disks()

@@ -68,7 +68,7 @@ func TestJudgeFine(t *testing.T) {
 		{Path: write(t, w.dir+"/old", "data", 0o600), Format: "raw", From: "Disk[1]"},
 	}
 	before, _ := os.ReadDir(w.state)
-	a, problems := Judge(w.plan, w.host, Places{State: w.state})
+	a, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state})
 	if len(problems) != 0 || a.Binary != w.dir+"/hypervisor" || a.Accelerator.Name != "kvm" || a.Emulated != "" {
 		t.Errorf("%+v, %v", a, problems)
 	}
@@ -76,13 +76,13 @@ func TestJudgeFine(t *testing.T) {
 		t.Error("judging made something")
 	}
 	w = newWorld(t, false)
-	a, problems = Judge(w.plan, w.host, Places{State: w.state})
+	a, problems = Judge(t.Context(), w.plan, w.host, Places{State: w.state})
 	if len(problems) != 0 || a.Accelerator.Name != "tcg" || !strings.Contains(a.Emulated, "neither vmx nor svm") {
 		t.Errorf("%+v, %v", a, problems)
 	}
 	// Asked for, emulation is nothing to warn of.
 	w.plan.VM.Accelerator = w.plan.VM.Accelerator[1:]
-	if a, _ = Judge(w.plan, w.host, Places{State: w.state}); a.Accelerator.Name != "tcg" || a.Emulated != "" {
+	if a, _ = Judge(t.Context(), w.plan, w.host, Places{State: w.state}); a.Accelerator.Name != "tcg" || a.Emulated != "" {
 		t.Errorf("%+v", a)
 	}
 }
@@ -116,14 +116,14 @@ func TestJudgeRefuses(t *testing.T) {
 	} {
 		w := newWorld(t, false)
 		change(w)
-		_, problems := Judge(w.plan, w.host, Places{State: w.state})
+		_, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state})
 		if len(problems) != 1 || !problems.HasErrors() || !strings.Contains(problems.Error(), want) {
 			t.Errorf("%v, want %s", problems, want)
 		}
 	}
 	w := newWorld(t, false)
 	w.plan.VM.Kernel, w.plan.VM.Initrd, w.plan.VM.Binary.Path, w.plan.VM.Runner = "/nowhere/k", "/nowhere/i", "/nowhere/q", "/nowhere/r"
-	if _, problems := Judge(w.plan, w.host, Places{State: w.state}); len(problems) != 4 {
+	if _, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state}); len(problems) != 4 {
 		t.Errorf("not all at once: %v", problems)
 	}
 	// A link that leads nowhere is no disk to be made: it would be made elsewhere.
@@ -132,14 +132,14 @@ func TestJudgeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.plan.VM.Disks = []plan.Disk{{Path: "d", Format: "raw", Size: 1 << 20, From: "Disk[0]"}}
-	if _, problems := Judge(w.plan, w.host, Places{State: w.state}); !strings.Contains(problems.Error(), "f:3: Disk=d: a symbolic link that leads nowhere") {
+	if _, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state}); !strings.Contains(problems.Error(), "f:3: Disk=d: a symbolic link that leads nowhere") {
 		t.Errorf("%v", problems)
 	}
 }
 
 // Nothing in a plan makes it fall over.
 func TestJudgeEmpty(t *testing.T) {
-	if _, problems := Judge(&plan.Plan{VM: plan.VM{Disks: make([]plan.Disk, 2)}}, host.Host{}, Places{}); !problems.HasErrors() {
+	if _, problems := Judge(t.Context(), &plan.Plan{VM: plan.VM{Disks: make([]plan.Disk, 2)}}, host.Host{}, Places{}); !problems.HasErrors() {
 		t.Error("an empty plan is fine on no host at all")
 	}
 }

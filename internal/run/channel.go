@@ -9,6 +9,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // refusal says why a channel does not carry the credentials: the one at fault,
@@ -82,8 +83,11 @@ func choose(p *plan.Plan, creds []credential.Credential, images func(*plan.Chann
 
 // keyValue is what to show of the assignment that a refusal blames.
 func keyValue(p *plan.Plan, key string) string {
-	if key == "Initrd" {
+	switch key {
+	case "Initrd":
 		return p.VM.Initrd
+	case "Memory":
+		return spec.FormatSize(p.VM.Memory)
 	}
 	return p.VM.Channels[0].Name
 }

@@ -4,35 +4,62 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/initrd"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 )
+
+// refuseEarly is for a VM whose only channel is the initial RAM disk: where that
+// does not do, no source of a credential is touched, of which some give it only
+// once.
+func (r *runner) refuseEarly(answers preflight.Answers) (problems diag.List) {
+	if len(r.Plan.VM.Channels) != 1 || len(r.Plan.VM.Credentials) == 0 {
+		return nil
+	}
+	c := &r.Plan.VM.Channels[0]
+	if c.Encoding != plan.CPIO || c.Refused != "" {
+		return nil
+	}
+	if no := r.refuseImages(answers, c, nil); no != nil {
+		problems.Errorf(r.Plan.Origin(no.key), no.key, keyValue(r.Plan, no.key), no.cure, "%s", no.why)
+	}
+	return problems
+}
 
 // refuseImages says why credentials cannot travel with the initial RAM disk of
 // this VM on this host; nil if they can. What the VM's files tell against it is
 // in the plan.
-func (r *runner) refuseImages(answers preflight.Answers, c *plan.Channel) *refusal {
+func (r *runner) refuseImages(answers preflight.Answers, c *plan.Channel, creds []credential.Credential) *refusal {
 	if n, most := preflight.CommandLineBytes(r.Plan, answers.Accelerator, c), r.Plan.VM.CommandLineMax; most > 0 && n > most {
 		return &refusal{
 			index: -1, why: fmt.Sprintf("with %s the kernel's command line has %d bytes, and the kernel would cut it at %d", strings.Join(c.CommandLine, " "), n, most),
 			cure: "shorten KernelCommandLine=", key: "CredentialChannel",
 		}
 	}
-	if _, err := r.Host.FindShim(); err != nil {
-		return &refusal{index: -1, why: err.Error(), cure: "install it, or use another channel", key: "CredentialChannel"}
+	var err error
+	if r.shim, err = r.Host.Shim(); err != nil {
+		return &refusal{index: -1, why: err.Error(), cure: "install the one of this version beside ampoule, or use another channel", key: "CredentialChannel"}
 	}
-	report := answers.Images.Initrd.Report
-	if report == nil {
-		return nil // there is none, or it is a mistake of its own
+	if report := answers.Images.Initrd.Report; report != nil { // else there is none, or it is a mistake of its own
+		if why, cure := refuseReport(r.Plan, report); why != "" {
+			return &refusal{index: -1, why: why, cure: cure, key: "Initrd"}
+		}
 	}
-	why, cure := refuseReport(r.Plan, report)
-	if why == "" {
-		return nil
+	more := int64(len(r.shim))
+	for _, c := range creds {
+		more += int64(c.Value.Len())
 	}
-	return &refusal{index: -1, why: why, cure: cure, key: "Initrd"}
+	if need := preflight.Unpacked(r.Plan, answers.Images, more); need > r.Plan.VM.Memory {
+		return &refusal{
+			index: -1, why: "the initial RAM disk does not fit once it is unpacked, with the credentials and what delivers them in front of it",
+			cure: "accepted: " + spec.FormatSize((need+1<<20-1)&^(1<<20-1)) + " or more", key: "Memory",
+		}
+	}
+	return nil
 }
 
 // otherWays are open where the initial RAM disk is not.
@@ -54,7 +81,12 @@ func refuseReport(p *plan.Plan, report *initrd.Report) (why, cure string) {
 		return "", ""
 	case init.Kind == initrd.Missing && !named:
 		// As the kernel would, ampoule-init then mounts root= itself.
-		if why, cure = driver.RefuseRoot(parameters); why != "" {
+		switch why, cure = driver.RefuseRoot(parameters); {
+		case why == "":
+		case init.Why != "":
+			// Something was meant to be there.
+			why, cure = "its init, "+init.Path+", is missing: "+init.Why, "make it whole"
+		default:
 			why = "there is no " + init.Path + " in it, and " + why
 		}
 		return why, cure
@@ -108,14 +140,21 @@ func noteInit(p *plan.Plan, seen preflight.Images) (notes diag.List) {
 	if report == nil || report.Init.Kind == initrd.Systemd || report.Init.Kind == initrd.Missing {
 		return nil
 	}
+	at := ""
 	for i, w := range p.VM.KernelCommandLine {
+		if w == "--" {
+			break
+		}
 		if strings.HasPrefix(w, "rdinit=") {
-			from := fmt.Sprintf("KernelCommandLine[%d]", i)
-			notes.Add(diag.Problem{
-				Origin: p.Origin(from), Severity: diag.Warning, Key: "KernelCommandLine", Value: w,
-				What: "this init is not systemd; whether it reads $CREDENTIALS_DIRECTORY is its own affair",
-			})
+			at = fmt.Sprintf("KernelCommandLine[%d]", i)
 		}
 	}
+	if at == "" {
+		return nil
+	}
+	notes.Add(diag.Problem{
+		Origin: p.Origin(at), Severity: diag.Warning, Key: "KernelCommandLine", Value: "rdinit=" + report.Init.Path,
+		What: "this init is not systemd; whether it reads $CREDENTIALS_DIRECTORY is its own affair",
+	})
 	return notes
 }

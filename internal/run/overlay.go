@@ -25,13 +25,9 @@ type overlay struct {
 // pages. The kernel skips zeros of any number between two archives.
 const overlayAlign = 4096
 
-// openOverlay reads the shim and opens the VM's own initial RAM disk, which has
-// to be the one that was looked into.
-func openOverlay(h host.Host, path string, seen preflight.Images) (*overlay, error) {
-	shim, err := h.Shim()
-	if err != nil {
-		return nil, err
-	}
+// openOverlay opens the VM's own initial RAM disk, which has to be the one that
+// was looked into.
+func openOverlay(shim []byte, path string, seen preflight.Images) (*overlay, error) {
 	o := &overlay{shim: shim}
 	if path == "" {
 		return o, nil

@@ -13,21 +13,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 )
 
-// withShim is a host that has this test's own program for ampoule-init: it is
-// for the right processor and has its mark in it.
-func withShim(t *testing.T) host.Host {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.Symlink(self, filepath.Join(dir, "ampoule-init")); err != nil {
-		t.Fatal(err)
-	}
-	return host.Host{Programs: []string{dir}}
-}
-
 // TestAssembleInitrd: one sealed descriptor in the place of the VM's own initial
 // RAM disk, which is in it to the last byte.
 func TestAssembleInitrd(t *testing.T) {
@@ -43,7 +28,7 @@ func TestAssembleInitrd(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := preflight.Images{Initrd: inspect.Initrd{Identity: inspect.IdentityOf(info)}}
-	o, err := openOverlay(withShim(t), base, seen)
+	o, err := openOverlay([]byte("shim"), base, seen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,11 +64,8 @@ func TestAssembleInitrd(t *testing.T) {
 	if err := os.WriteFile(base, append(content, "more"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openOverlay(withShim(t), base, seen); err == nil || !strings.Contains(err.Error(), "was changed while") {
+	if _, err := openOverlay([]byte("shim"), base, seen); err == nil || !strings.Contains(err.Error(), "was changed while") {
 		t.Errorf("%v", err)
-	}
-	if _, err := openOverlay(host.Host{}, base, seen); err == nil || !strings.Contains(err.Error(), "ampoule-init") {
-		t.Errorf("without the shim: %v", err)
 	}
 }
 
@@ -115,5 +97,52 @@ func TestRefuseReport(t *testing.T) {
 				t.Errorf("%+v, named %v: %q, %q, want %q", tt.report, words, why, cure, want)
 			}
 		}
+	}
+}
+
+// TestRefuseEarly: where nothing can deliver, no source is touched; a shim of
+// another version is as good as none.
+func TestRefuseEarly(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "ampoule-init"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	only := makePlan(t, "KernelCommandLine=root=/dev/vda", "CredentialChannel=initrd", "LoadCredential=a:/nonexistent")
+	r := &runner{Options: Options{Plan: only, Host: host.Host{Programs: []string{dir}}}}
+	if problems := r.refuseEarly(preflight.Answers{}); !strings.Contains(problems.Error(), ": CredentialChannel=initrd: "+dir+"/ampoule-init: not a program for the guest's processor") {
+		t.Errorf("%v", problems)
+	}
+	r.Plan = makePlan(t, "KernelCommandLine=root=/dev/vda", "LoadCredential=a:/nonexistent")
+	if problems := r.refuseEarly(preflight.Answers{}); problems != nil {
+		t.Errorf("with other channels: %v", problems)
+	}
+}
+
+// TestRefuseMemory: the credentials and what delivers them count too.
+func TestRefuseMemory(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(self, filepath.Join(dir, "ampoule-init")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := makePlan(t, "Initrd=/i", "CredentialChannel=initrd")
+	r := &runner{Options: Options{Plan: p, Host: host.Host{Programs: []string{dir}}}}
+	answers := preflight.Answers{Images: preflight.Images{Initrd: inspect.Initrd{
+		Report: &initrd.Report{Init: initrd.Init{Path: "/init", Kind: initrd.Systemd, Executable: true}},
+	}}}
+	p.VM.Memory = 3*info.Size() + 3*1000
+	if no := r.refuseImages(answers, &p.VM.Channels[0], creds(t, "a", 1000)); no != nil {
+		t.Errorf("%+v", no)
+	}
+	p.VM.Memory--
+	if no := r.refuseImages(answers, &p.VM.Channels[0], creds(t, "a", 1000)); no == nil || no.key != "Memory" {
+		t.Errorf("%+v", no)
 	}
 }

@@ -65,6 +65,8 @@ type runner struct {
 	report      reporter
 	record      Record
 	claim       *recorder
+	// shim is ampoule-init, where credentials need it.
+	shim []byte
 	// checking: nothing is to be started, and nothing written.
 	checking bool
 }
@@ -127,7 +129,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 		if r.claim, err = claim(r.dirs); errors.Is(err, errRunning) {
 			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Runtime)
 		} else if err != nil {
-			return r.unclaimed(err)
+			return r.unclaimed(ctx, err)
 		}
 		defer r.claim.release()
 	}
@@ -196,14 +198,17 @@ func (r *runner) startGuest(ctx context.Context, early *early, s start) Outcome 
 // chooses the channel for them. All problems are found, and nothing has had an
 // effect. On error there are no credentials.
 func (r *runner) prepare(ctx context.Context) (start, diag.List) {
-	answers, problems := preflight.Judge(r.Plan, r.Host, r.places())
+	answers, problems := preflight.Judge(ctx, r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
 	s := start{Answers: answers}
+	if refused := r.refuseEarly(answers); refused.HasErrors() {
+		return s, append(problems, refused...)
+	}
 	creds, wrong := r.gather(ctx)
 	problems = append(problems, wrong...)
 	if !wrong.HasErrors() {
 		s.creds = creds
-		s.channel, s.why, wrong = choose(r.Plan, creds, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c) })
+		s.channel, s.why, wrong = choose(r.Plan, creds, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c, creds) })
 		problems = append(problems, wrong...)
 		if s.channel != nil && s.channel.Encoding == plan.CPIO {
 			problems = append(problems, noteInit(r.Plan, s.Images)...)
@@ -219,10 +224,8 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 // places are where this VM's things lie.
 func (r *runner) places() preflight.Places {
 	return preflight.Places{
-		State: r.dirs.State, Memory: inspect.Memory{Dir: r.dirs.Cache, ReadOnly: r.checking},
-		Slow: func(path string) {
-			r.tell("%s: looking into %s, which is done once for each file", r.Plan.VM.Name, path)
-		},
+		State: r.dirs.State, Seen: inspect.Memory{Dir: r.dirs.Cache, ReadOnly: r.checking},
+		Slow: func(path string) { r.tell("%s: looking into %s, which takes a moment", r.Plan.VM.Name, path) },
 	}
 }
 
@@ -240,8 +243,8 @@ func (r *runner) judgeRunner(problems *diag.List) {
 
 // unclaimed is the end of a run that could not take the VM's lock: mistakes of
 // the input come first, as ever. No credential is read.
-func (r *runner) unclaimed(err error) Outcome {
-	_, problems := preflight.Judge(r.Plan, r.Host, r.places())
+func (r *runner) unclaimed(ctx context.Context, err error) Outcome {
+	_, problems := preflight.Judge(ctx, r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
 	if problems.HasErrors() {
 		return badInput(problems)

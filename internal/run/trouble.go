@@ -16,10 +16,14 @@ type troubles struct {
 	said []string
 }
 
-// patterns looks for troubles and hands each on, once a boot.
+// maxTroubles is how many of a kind are handed on in a boot: a guest could say
+// them without an end.
+const maxTroubles = 8
+
+// patterns looks for troubles and hands them on.
 func (t *troubles) patterns(warn func(string)) []console.Pattern {
 	look := func(re *regexp.Regexp, prefix string) console.Pattern {
-		return console.Pattern{Regexp: re, Found: func(line string) {
+		return console.Pattern{Regexp: re, Times: maxTroubles, Found: func(line string) {
 			what := prefix + strings.TrimSpace(re.FindStringSubmatch(line)[1])
 			t.mu.Lock()
 			t.said = append(t.said, what)
@@ -29,8 +33,8 @@ func (t *troubles) patterns(warn func(string)) []console.Pattern {
 	}
 	return []console.Pattern{
 		// Linux, init/initramfs.c, at the level of emergencies.
-		look(regexp.MustCompile(`\] Initramfs unpacking failed: (.+)$`), "the guest's kernel could not unpack all of the initial RAM disk: "),
-		look(regexp.MustCompile(`\] ampoule-init: error: (.+)$`), "ampoule-init in the guest: "),
+		look(regexp.MustCompile(`(?:^|\] )Initramfs unpacking failed: (.+)$`), "the guest's kernel could not unpack all of the initial RAM disk: "),
+		look(regexp.MustCompile(`(?:^|\] )ampoule-init: error: (.+)$`), "ampoule-init in the guest: "),
 	}
 }
 

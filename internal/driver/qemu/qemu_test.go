@@ -26,7 +26,7 @@ func TestContract(t *testing.T) {
 		{Name: "machine", Lines: []string{"Machine=q53"}, Refused: "did you mean q35?"},
 		{Name: "smbios on microvm", Lines: []string{"Machine=microvm", "CredentialChannel=smbios"}, Refused: "has no SMBIOS"},
 		{Name: "initrd channel without an initrd", Lines: []string{"CredentialChannel=initrd"}, Refused: "has no root="},
-		{Name: "initrd channel for a root by UUID", Lines: []string{"CredentialChannel=initrd", "KernelCommandLine=root=UUID=1"}, Refused: "root=UUID=… cannot be found"},
+		{Name: "initrd channel for a root by UUID", Lines: []string{"CredentialChannel=initrd", "KernelCommandLine=root=UUID=1"}, Refused: "only an initrd can find a file system by its UUID="},
 		{Name: "initrd that stays", Lines: []string{"Initrd=/i", "CredentialChannel=initrd", "KernelCommandLine=retain_initrd"}, Refused: "keeps the initial RAM disk"},
 		{Name: "init without a path", Lines: []string{"Initrd=/i", "CredentialChannel=initrd", "KernelCommandLine=rdinit=sh"}, Refused: "not an absolute path"},
 		{Name: "guest readiness", Lines: []string{"Readiness=guest"}, Refused: "needs vsock", Feature: "readiness guest"},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/initrd"
 	"github.com/ampoule-vm/ampoule/internal/initrd/cpio"
@@ -349,6 +350,52 @@ func TestLimits(t *testing.T) {
 		names.link(fmt.Sprintf("%04000d", i), "x")
 	}
 	if _, err := inspect(names.end(), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooMany || !strings.Contains(e.What, "names in it take more than 128 MiB") {
+		t.Error(err)
+	}
+}
+
+// TestSteps: chains of links whose targets go up and down do not keep it busy.
+func TestSteps(t *testing.T) {
+	chain := func(links, entries int) []byte {
+		a := new(archive).dir("d", "e")
+		up := strings.Repeat("/../e", 700)
+		for i := range links {
+			a.link(fmt.Sprintf("e/l%d", i), fmt.Sprintf("l%d%s", i+1, up))
+		}
+		a.link(fmt.Sprintf("e/l%d", links), "../e")
+		for i := range entries {
+			a.file(fmt.Sprintf("e/l0/f%d", i), "")
+		}
+		return a.exec("init", elf).end()
+	}
+	data := chain(38, 20_000)
+	start := time.Now()
+	var e *initrd.Error
+	if _, err := inspect(data, initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooMany || !strings.Contains(e.What, "steps to follow") {
+		t.Error(err)
+	}
+	t.Logf("%d bytes: %v", len(data), time.Since(start))
+	if r, err := inspect(chain(38, 20), initrd.Options{}); err != nil || len(r.Flaws) != 0 || r.Init.Kind != initrd.ELF {
+		t.Errorf("a few of them: %+v, %v", r, err)
+	}
+	// One long name is looked up again with each of its other names.
+	hard := new(archive).dir("d").hard("d/"+strings.Repeat("../d/", 800)+"f", 7, "")
+	for i := range 40_000 {
+		hard.hard(fmt.Sprintf("h%d", i), 7, "")
+	}
+	if _, err := inspect(hard.end(), initrd.Options{}); !errors.As(err, &e) || e.Reason != initrd.TooMany || !strings.Contains(e.What, "steps to follow") {
+		t.Error(err)
+	}
+	// What is large and as it should be is far from it.
+	deep, path := new(archive), "d"
+	for range 20 {
+		deep.dir(path)
+		path += "/dir"
+	}
+	for i := range 30_000 {
+		deep.file(path[:len(path)-4]+fmt.Sprintf("/%d", i), "")
+	}
+	if _, err := inspect(deep.end(), initrd.Options{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -71,7 +71,7 @@ func (in *inspector) findInit() Init {
 // maker goes by files that a program puts into what it makes, and not into a
 // system on which it is installed: a whole system can be an initial RAM disk too.
 func (t *tree) maker(first Init) string {
-	any := func(paths ...string) bool {
+	has := func(paths ...string) bool {
 		for _, p := range paths {
 			if t.has(p) {
 				return true
@@ -80,14 +80,14 @@ func (t *tree) maker(first Init) string {
 		return false
 	}
 	switch {
-	case any("/usr/lib/dracut/build-parameter.txt", "/usr/lib/dracut/modules.txt", "/usr/lib/dracut-lib.sh",
+	case has("/usr/lib/dracut/build-parameter.txt", "/usr/lib/dracut/modules.txt", "/usr/lib/dracut-lib.sh",
 		"/lib/dracut/build-parameter.txt", "/lib/dracut/modules.txt", "/lib/dracut-lib.sh"):
 		return "dracut"
-	case any("/conf/initramfs.conf") && any("/scripts/functions"):
+	case has("/conf/initramfs.conf") && has("/scripts/functions"):
 		return "initramfs-tools"
-	case any("/buildconfig", "/init_functions") && any("/config"):
+	case has("/buildconfig", "/init_functions") && has("/config"):
 		return "mkinitcpio"
-	case any("/usr/lib/udev/rules.d/10-mkosi-initrd-dm.rules", "/usr/lib/udev/rules.d/10-mkosi-initrd-md.rules",
+	case has("/usr/lib/udev/rules.d/10-mkosi-initrd-dm.rules", "/usr/lib/udev/rules.d/10-mkosi-initrd-md.rules",
 		"/usr/lib/systemd/system-preset/10-mkosi-initrd.preset"):
 		return "mkosi"
 	case strings.HasPrefix(first.Resolved, "/nix/store/"):

@@ -323,7 +323,11 @@ func (in *inspector) Entry(h cpio.Header, target string) error {
 		in.report.Ampoule = true
 	}
 	in.node = nil
-	if n := in.tree.add(h, target); n != nil && h.Size != 0 {
+	n := in.tree.add(h, target)
+	if in.tree.steps > maxSteps {
+		return fatal(TooMany, in.segment.Offset, "the paths and symbolic links in it take more than %d steps to follow", maxSteps)
+	}
+	if n != nil && h.Size != 0 {
 		in.node = n
 		in.watcher.begin(h.Mode&0o111 != 0)
 	}

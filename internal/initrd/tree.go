@@ -32,7 +32,15 @@ type tree struct {
 	// orphans counts the entries that were not made for lack of a directory.
 	orphans     int64
 	firstOrphan string
+	// steps counts what walking along paths has cost so far, in parts of a path
+	// that were looked at or moved. A small archive of long chains of links can
+	// make it large: who adds entries must stop at maxSteps.
+	steps int64
 }
+
+// maxSteps is some seconds' worth. A million entries in directories of a depth of
+// twenty take half of it.
+const maxSteps = 40 << 20
 
 type identity struct{ ino, major, minor, kind uint32 }
 
@@ -173,7 +181,7 @@ func (t *tree) link(dir *node, name string, h cpio.Header) (linked, ok bool) {
 // followed.
 func (t *tree) parentOf(path string) (dir *node, name string, found bool) {
 	links := 0
-	dir, rest := t.root, split(path)
+	dir, rest := t.root, t.split(path)
 	if path == "" {
 		return nil, "", false
 	}
@@ -188,6 +196,12 @@ func (t *tree) parentOf(path string) (dir *node, name string, found bool) {
 		dir = n
 	}
 	return dir, "", true
+}
+
+// split is the function of that name, and counts what it costs at most.
+func (t *tree) split(path string) []string {
+	t.steps += int64(len(path))/2 + 1
+	return split(path)
 }
 
 // split returns the parts of a path without those that mean nothing.
@@ -207,6 +221,7 @@ func split(path string) []string {
 // for whatever reason.
 func (t *tree) walk(dir *node, at, parts []string, links *int) (*node, []string) {
 	for len(parts) > 0 {
+		t.steps++
 		part := parts[0]
 		parts = parts[1:]
 		if !dir.is(cpio.TypeDir) {
@@ -232,7 +247,8 @@ func (t *tree) walk(dir *node, at, parts []string, links *int) (*node, []string)
 		if strings.HasPrefix(n.target, "/") {
 			dir, at = t.root, at[:0]
 		}
-		parts = append(split(n.target), parts...)
+		t.steps += int64(len(parts))
+		parts = append(t.split(n.target), parts...)
 	}
 	return dir, at
 }
@@ -241,7 +257,7 @@ func (t *tree) walk(dir *node, at, parts []string, links *int) (*node, []string)
 // or nil, where it came to an end, and whether that is for too many links.
 func (t *tree) find(path string) (n *node, at string, loop bool) {
 	links := 0
-	n, parts := t.walk(t.root, nil, split(path), &links)
+	n, parts := t.walk(t.root, nil, t.split(path), &links)
 	return n, "/" + strings.Join(parts, "/"), links > maxLinks
 }
 

@@ -172,7 +172,12 @@ func TestConfig(t *testing.T) {
 	}{
 		{"two", "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_GZIP=y\n# CONFIG_RD_XZ is not set\nCONFIG_RD_ZSTD=y\n" + long,
 			kernel.Support{Source: "config", Compressions: []string{"gzip", "zstd"}}},
-		{"none", long + "CONFIG_BLK_DEV_INITRD=y\n", kernel.Support{Source: "config"}},
+		{"none", long + "CONFIG_BLK_DEV_INITRD=y\n# CONFIG_RD_GZIP is not set\n", kernel.Support{Source: "config"}},
+		{"what is built only", "CONFIG_BLK_DEV_INITRD=y\nCONFIG_DECOMPRESS_GZIP=y\nCONFIG_DECOMPRESS_ZSTD=y\n" + long,
+			kernel.Support{Source: "config", Compressions: []string{"gzip", "zstd"}}},
+		{"one of each", "CONFIG_BLK_DEV_INITRD=y\n# CONFIG_RD_XZ is not set\nCONFIG_DECOMPRESS_XZ=y\nCONFIG_RD_LZ4=y\nCONFIG_RD_LZO=m\n" + long,
+			kernel.Support{Source: "config", Compressions: []string{"lz4", "xz"}}},
+		{"no line about any", "CONFIG_BLK_DEV_INITRD=y\n" + long, kernel.Support{Source: "table", Compressions: []string{"lzo"}}},
 		{"no initrd", long + "# CONFIG_BLK_DEV_INITRD is not set\nCONFIG_RD_GZIP=y\n", kernel.Support{Source: "config", NoInitrd: true}},
 	}
 	for _, c := range cases {
@@ -184,7 +189,15 @@ func TestConfig(t *testing.T) {
 			}
 		}
 	}
-	none := compressions(t, elf(64, config(t, cases[2].lines)))
+	silent := config(t, "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_=y\n")
+	if got := compressions(t, elf(64, silent)); got.Source != "" || got.Why == "" || !got.Takes("zstd") {
+		t.Errorf("no line about any, and no table: %+v", got)
+	}
+	// In one piece with the mark, and before it.
+	if got := compressions(t, elf(64, append(table("xz", true), silent...))); got.Source != "table" || !slices.Equal(got.Compressions, []string{"xz"}) {
+		t.Errorf("a table before a configuration without a line about any: %+v", got)
+	}
+	none := compressions(t, elf(64, config(t, "# CONFIG_BLK_DEV_INITRD is not set\nCONFIG_RD_GZIP=y\n")))
 	if none.Takes("") || none.Takes("gzip") {
 		t.Error("a kernel without it takes an initial RAM disk")
 	}

@@ -67,7 +67,10 @@ func (s *scanner) piece(p []byte) error {
 // time, since nothing of interest fits into it.
 func (s *scanner) look() bool {
 	if i := bytes.Index(s.window, []byte(configStart)); i >= 0 {
-		// What stands before the mark may be a table, but then both agree.
+		// The configuration may turn out to say nothing.
+		if s.table(s.window[:i]) {
+			return true
+		}
 		s.config = []byte{}
 		rest := s.window[i+len(configStart):]
 		s.window = s.window[:0]
@@ -88,7 +91,9 @@ func (s *scanner) collect(p []byte) bool {
 	return ended && s.parse(packed) || s.table(s.window)
 }
 
-// parse reads a configuration that was packed by gzip.
+// parse reads a configuration that was packed by gzip. It says nothing where no
+// line is about a compression at all: another tree of sources may call them
+// otherwise.
 func (s *scanner) parse(packed []byte) bool {
 	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
@@ -98,24 +103,45 @@ func (s *scanner) parse(packed []byte) bool {
 	if err != nil {
 		return false
 	}
-	set, mentioned := map[string]bool{}, false
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		mentioned = mentioned || strings.Contains(line, "CONFIG_BLK_DEV_INITRD")
-		if name, ok := strings.CutSuffix(line, "=y"); ok {
-			set[name] = true
-		}
-	}
+	set := options(string(text))
+	initrd, mentioned := set["CONFIG_BLK_DEV_INITRD"]
 	if !mentioned {
 		return false
 	}
-	s.out = Support{Source: "config", NoInitrd: !set["CONFIG_BLK_DEV_INITRD"]}
+	out := Support{Source: "config", NoInitrd: !initrd}
+	about := false
 	for _, c := range known() {
-		if !s.out.NoInitrd && set["CONFIG_RD_"+strings.ToUpper(c)] {
-			s.out.Compressions = append(s.out.Compressions, c)
+		// The one is what is asked for; it selects the other, which is what the
+		// table is made from, and may be all that is left.
+		asked, isAsked := set["CONFIG_RD_"+strings.ToUpper(c)]
+		built, isBuilt := set["CONFIG_DECOMPRESS_"+strings.ToUpper(c)]
+		about = about || isAsked || isBuilt
+		if initrd && (asked || built) {
+			out.Compressions = append(out.Compressions, c)
 		}
 	}
+	if initrd && !about {
+		return false
+	}
+	s.out = out
 	return true
+}
+
+// options returns what a configuration has a line about, and whether it is built
+// in.
+func options(text string) map[string]bool {
+	set := map[string]bool{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if name, value, ok := strings.Cut(line, "="); ok {
+			set[name] = value == "y"
+		} else if rest, ok := strings.CutPrefix(line, "# "); ok {
+			if name, ok := strings.CutSuffix(rest, " is not set"); ok {
+				set[name] = false
+			}
+		}
+	}
+	return set
 }
 
 // table looks for the table in p.

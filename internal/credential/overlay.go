@@ -45,19 +45,21 @@ func PackOverlay(creds []Credential) (*secret.Value, error) {
 }
 
 // OverlayTail is what follows the credentials in the archive and is public:
-// the path that the shim executes, where the user named one, and the shim,
-// which has to be last (see package layout).
-func OverlayTail(shim []byte, next string) []byte {
-	out := make([]byte, 0, len(shim)+len(next)+1024)
+// before is the path that the shim executes, where the user named one, and the
+// shim's header; then come shimSize bytes of the shim, which has to be the last
+// entry (see package layout), and after ends the archive.
+func OverlayTail(shimSize int64, next string) (before, after []byte) {
 	if next != "" {
-		out = appendFile(out, 2, 0o400, layout.Next, []byte(next))
+		before = append(header(2, 0o400, layout.Next, int64(len(next))), next...)
+		before = append(before, make([]byte, cpio.Padding(len(next)))...)
 	}
-	return cpio.AppendTrailer(appendFile(out, 3, 0o755, layout.Init, shim))
+	before = append(before, header(3, 0o755, layout.Init, shimSize)...)
+	after = make([]byte, cpio.Padding(int(shimSize)))
+	return before, cpio.AppendTrailer(after)
 }
 
-func appendFile(dst []byte, ino, mode uint32, path string, body []byte) []byte {
-	dst = cpio.AppendHeader(dst, cpio.Header{Ino: ino, Mode: cpio.TypeRegular | mode, NLink: 1, Size: uint32(len(body)), Name: archived(path)})
-	return append(append(dst, body...), make([]byte, cpio.Padding(len(body)))...)
+func header(ino, mode uint32, path string, size int64) []byte {
+	return cpio.AppendHeader(nil, cpio.Header{Ino: ino, Mode: cpio.TypeRegular | mode, NLink: 1, Size: uint32(size), Name: archived(path)})
 }
 
 // overlayInodes is the inode number of the first credential; those below are

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,7 +41,8 @@ func TestOverlay(t *testing.T) {
 	if archive.Len()%4 != 0 {
 		t.Errorf("the tail would start at %d", archive.Len())
 	}
-	tail := OverlayTail([]byte("the shim"), "/sbin/own")
+	before, after := OverlayTail(9, "/sbin/own")
+	tail := slices.Concat(before, []byte("the shim."), after)
 	archive.Write(tail)
 	if len(tail)%4 != 0 || !bytes.Contains(tail[bytes.Index(tail, []byte(".ampoule/init\x00")):], []byte("TRAILER!!!")) {
 		t.Error("the shim is not the last entry")
@@ -51,7 +53,7 @@ func TestOverlay(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Fatalf("%v: %s", err, out)
 	}
-	want := map[string]string{".ampoule/next": "/sbin/own", ".ampoule/init": "the shim"}
+	want := map[string]string{".ampoule/next": "/sbin/own", ".ampoule/init": "the shim."}
 	for name, data := range values {
 		want[".ampoule/credentials/"+name] = string(data)
 	}
@@ -68,7 +70,7 @@ func TestOverlay(t *testing.T) {
 			t.Errorf("%s: mode %v, want %v: %v", name, info.Mode(), mode, err)
 		}
 	}
-	if bytes.Contains(OverlayTail(nil, ""), []byte("next")) {
+	if before, _ := OverlayTail(9, ""); bytes.Contains(before, []byte("next")) {
 		t.Error("a path that nobody named")
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ampoule-vm/ampoule/internal/shim/layout"
 )
 
@@ -40,32 +42,43 @@ func (h Host) FindShim() (string, error) {
 	return "", fmt.Errorf("the program %s, which delivers the credentials in the guest, is in none of %s", shimName, strings.Join(h.Programs, ", "))
 }
 
-// Shim returns the contents of ampoule-init. One of another version than this
-// program, or for another architecture than the guest's, is an error.
-func (h Host) Shim() ([]byte, error) {
+// Shim opens ampoule-init and returns its size in bytes. One of another version
+// than this program, or for another architecture than the guest's, is an error.
+func (h Host) Shim() (*os.File, int64, error) {
 	path, err := h.FindShim()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	wrong := func(err error) ([]byte, error) { return nil, fmt.Errorf("%s: %w", path, err) }
 	f, info, err := open(path, os.O_RDONLY, false)
+	if err == nil {
+		if err = checkShim(f, info.Size()); err == nil {
+			return f, info.Size(), nil
+		}
+		f.Close()
+	}
+	return nil, 0, fmt.Errorf("%s: %w", path, err)
+}
+
+// checkShim looks at the file where it is: it is read at every start.
+func checkShim(f *os.File, size int64) error {
+	foreign := errors.New("not a program for the guest's processor")
+	switch {
+	case size > maxShim:
+		return fmt.Errorf("%d bytes are too many", size)
+	case size == 0:
+		return foreign
+	}
+	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
 	if err != nil {
-		return wrong(err)
+		return os.NewSyscallError("mmap", err)
 	}
-	defer f.Close()
-	if info.Size() > maxShim {
-		return wrong(fmt.Errorf("%d bytes are too many", info.Size()))
-	}
-	data, err := head(f, int(info.Size()))
-	if err != nil {
-		return wrong(reason(err))
-	}
+	defer unix.Munmap(data) //nolint:errcheck // of what was just mapped
 	program, err := elf.NewFile(bytes.NewReader(data))
 	switch {
 	case err != nil || program.Machine != elf.EM_X86_64:
-		return wrong(errors.New("not a program for the guest's processor"))
+		return foreign
 	case !bytes.Contains(data, []byte(layout.Marker)):
-		return wrong(errors.New("it belongs to another version of Ampoule; install both together"))
+		return errors.New("it belongs to another version of Ampoule; install both together")
 	}
-	return data, nil
+	return nil
 }

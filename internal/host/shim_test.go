@@ -12,7 +12,7 @@ import (
 func TestShim(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()
 	h := Host{Programs: []string{first, second}}
-	if _, err := h.Shim(); err == nil || !strings.Contains(err.Error(), "is in none of "+first+", "+second) {
+	if _, _, err := h.Shim(); err == nil || !strings.Contains(err.Error(), "is in none of "+first+", "+second) {
 		t.Errorf("absent: %v", err)
 	}
 	self, err := os.ReadFile("/proc/self/exe")
@@ -39,12 +39,15 @@ func TestShim(t *testing.T) {
 		if err := os.WriteFile(path, tt.data, tt.mode); err != nil {
 			t.Fatal(err)
 		}
-		data, err := h.Shim()
+		f, size, err := h.Shim()
 		switch {
-		case tt.want == "" && (err != nil || len(data) != len(self)):
-			t.Errorf("%s: %d bytes, %v", tt.name, len(data), err)
+		case tt.want == "" && (err != nil || size != int64(len(self))):
+			t.Errorf("%s: %d bytes, %v", tt.name, size, err)
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%s: %v", tt.name, err)
+		}
+		if f != nil {
+			f.Close()
 		}
 	}
 }

@@ -33,37 +33,47 @@ const memfdSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | u
 // owner may open again (through /proc/PID/fd), and only for reading. The name
 // shows up in /proc and must tell nothing. v stays what it is.
 func NewMemfd(name string, v *Value) (*Memfd, error) {
-	m, err := newMemfd(name, v, Rest{})
+	m, err := newMemfd(name, v, nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a memory file for a secret: %w", err)
 	}
 	return m, nil
 }
 
-// Rest is what goes behind a secret in the same memory file and is public.
-type Rest struct {
-	// Plain comes first.
+// Piece is something public that goes behind a secret in the same memory file:
+// bytes, or a file.
+type Piece struct {
 	Plain []byte
-	// Then, where it is not nil, Size bytes of File from its beginning on. A
-	// file that has become shorter is an error.
+	// Size bytes of File from its beginning on. A file that has become shorter
+	// is an error.
 	File *os.File
 	Size int64
-	// Align is a power of two: the file goes to a multiple of it, with zeros
-	// in between.
+	// Align above zero is a power of two: the piece goes to a multiple of it,
+	// with zeros in between.
 	Align int64
 }
 
+// at is where a piece goes that nothing else follows before offset.
+func (p Piece) at(offset int64) int64 {
+	if p.Align == 0 {
+		return offset
+	}
+	return (offset + p.Align - 1) &^ (p.Align - 1)
+}
+
+func (p Piece) len() int64 { return int64(len(p.Plain)) + p.Size }
+
 // NewMemfdBefore is [NewMemfd] with something public behind the secret. Only
 // the pages of the secret are locked.
-func NewMemfdBefore(name string, v *Value, rest Rest) (*Memfd, error) {
-	m, err := newMemfd(name, v, rest)
+func NewMemfdBefore(name string, v *Value, pieces []Piece) (*Memfd, error) {
+	m, err := newMemfd(name, v, pieces)
 	if err != nil {
 		return nil, fmt.Errorf("making a memory file for a secret and what follows it: %w", err)
 	}
 	return m, nil
 }
 
-func newMemfd(name string, v *Value, rest Rest) (m *Memfd, err error) {
+func newMemfd(name string, v *Value, pieces []Piece) (m *Memfd, err error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
@@ -80,12 +90,10 @@ func newMemfd(name string, v *Value, rest Rest) (m *Memfd, err error) {
 		}
 	}()
 	err = v.Use(func(b []byte) error {
-		plain := int64(len(b))
-		start := plain + int64(len(rest.Plain))
-		if rest.File != nil {
-			start = (start + rest.Align - 1) &^ (rest.Align - 1)
+		m.size = int64(len(b))
+		for _, p := range pieces {
+			m.size = p.at(m.size) + p.len()
 		}
-		m.size = start + rest.Size
 		if err := unix.Ftruncate(fd, m.size); err != nil {
 			return os.NewSyscallError("ftruncate", err)
 		}
@@ -97,10 +105,17 @@ func newMemfd(name string, v *Value, rest Rest) (m *Memfd, err error) {
 		if _, err := m.file.WriteAt(b, 0); err != nil {
 			return err
 		}
-		if _, err := m.file.WriteAt(rest.Plain, plain); err != nil {
-			return err
+		offset := int64(len(b))
+		for _, p := range pieces {
+			if err := p.writeAt(m.file, p.at(offset)); err != nil {
+				return err
+			}
+			offset = p.at(offset) + p.len()
 		}
-		return rest.copyFile(fd, start)
+		// Who uses the descriptor itself instead of opening it again starts at
+		// its beginning.
+		_, err := unix.Seek(fd, 0, unix.SEEK_SET)
+		return os.NewSyscallError("lseek", err)
 	})
 	if err != nil {
 		return m, err
@@ -114,28 +129,27 @@ func newMemfd(name string, v *Value, rest Rest) (m *Memfd, err error) {
 	return m, nil
 }
 
-// copyFile lets the kernel copy the file to an offset of another: no page of
-// it goes through this process.
-func (r Rest) copyFile(to int, at int64) error {
-	if r.File == nil {
-		return nil
+// writeAt puts the piece at an offset of a memory file. A file is copied by the
+// kernel: no page of it goes through this process.
+func (p Piece) writeAt(to *os.File, offset int64) error {
+	if _, err := to.WriteAt(p.Plain, offset); err != nil || p.File == nil {
+		return err
 	}
-	if _, err := unix.Seek(to, at, unix.SEEK_SET); err != nil {
+	fd := int(to.Fd())
+	if _, err := unix.Seek(fd, offset+int64(len(p.Plain)), unix.SEEK_SET); err != nil {
 		return os.NewSyscallError("lseek", err)
 	}
-	for from := int64(0); from < r.Size; {
-		n, err := unix.Sendfile(to, int(r.File.Fd()), &from, int(min(r.Size-from, 1<<30)))
+	for from := int64(0); from < p.Size; {
+		n, err := unix.Sendfile(fd, int(p.File.Fd()), &from, int(min(p.Size-from, 1<<30)))
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return os.NewSyscallError("sendfile", err)
 		case n == 0:
-			return fmt.Errorf("%s has become shorter: %w", r.File.Name(), io.ErrUnexpectedEOF)
+			return fmt.Errorf("%s has become shorter: %w", p.File.Name(), io.ErrUnexpectedEOF)
 		}
 	}
-	// Who uses the descriptor itself instead of opening it again starts here.
-	_, err := unix.Seek(to, 0, unix.SEEK_SET)
-	return os.NewSyscallError("lseek", err)
+	return nil
 }
 
 // mlock maps the first pages of the file and locks them. The mapping is private and

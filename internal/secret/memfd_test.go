@@ -157,7 +157,7 @@ func TestMemfdBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.Wipe()
-	m, err := NewMemfdBefore("x", v, Rest{Plain: []byte("plain"), File: f, Size: int64(len(tail)), Align: 4096})
+	m, err := NewMemfdBefore("x", v, []Piece{{Plain: []byte("pla")}, {Plain: []byte("in")}, {File: f, Size: int64(len(tail)), Align: 4096}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,10 +170,10 @@ func TestMemfdBefore(t *testing.T) {
 	if seals, err := unix.FcntlInt(m.File().Fd(), unix.F_GET_SEALS, 0); err != nil || seals&memfdSeals != memfdSeals {
 		t.Errorf("seals %x: %v", seals, err)
 	}
-	if _, err := NewMemfdBefore("x", v, Rest{File: f, Size: int64(len(tail)) + 1, Align: 4}); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := NewMemfdBefore("x", v, []Piece{{File: f, Size: int64(len(tail)) + 1}}); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a file that became shorter: %v", err)
 	}
-	only, err := NewMemfdBefore("x", v, Rest{Plain: []byte("plain")})
+	only, err := NewMemfdBefore("x", v, []Piece{{Plain: []byte("plain")}})
 	if err != nil || only.Len() != 11 {
 		t.Fatalf("without a file: %v", err)
 	}

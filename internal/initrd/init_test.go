@@ -1,6 +1,7 @@
 package initrd_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +28,16 @@ func TestInit(t *testing.T) {
 		}
 		return a.link("init", fmt.Sprintf("/l%d", n)).end()
 	}
-	across := "\x7fELF" + strings.Repeat("x", 256<<10-4-600) + strings.Repeat("y", 587) + "libsystemd-shared-257.so" + strings.Repeat("z", 300)
+	huge := linked(2, binary.LittleEndian, 16<<20, "libsystemd-core-252.so")
+	kinds := func(body string, kind initrd.Kind) struct {
+		data []byte
+		want initrd.Init
+	} {
+		return struct {
+			data []byte
+			want initrd.Init
+		}{simple(body), initrd.Init{Resolved: "/init", Kind: kind, Executable: true}}
+	}
 	cases := map[string]struct {
 		data []byte
 		want initrd.Init
@@ -37,8 +47,17 @@ func TestInit(t *testing.T) {
 		"through merged directories": {new(archive).dir("usr", "usr/lib").link("lib", "usr/lib").dir("lib/systemd").exec("lib/systemd/systemd", elf).
 			dir("sbin").link("sbin/init", "../lib/systemd/systemd").link("init", "/sbin/init").end(),
 			initrd.Init{Resolved: "/usr/lib/systemd/systemd", Kind: initrd.Systemd, Executable: true}},
-		"systemd by its libraries": {simple(elfSystemd), initrd.Init{Resolved: "/init", Kind: initrd.Systemd, Executable: true}},
-		"across two pieces":        {simple(across), initrd.Init{Resolved: "/init", Kind: initrd.Systemd, Executable: true}},
+		"systemd by its libraries": kinds(elfSystemd, initrd.Systemd),
+		"across pieces":            kinds(linked(2, binary.LittleEndian, 700<<10, "libc.so.6", "libsystemd-shared-257.9-1.fc42.so"), initrd.Systemd),
+		"of 32 bits":               kinds(linked(1, binary.LittleEndian, 4, "libsystemd-core-252.so"), initrd.Systemd),
+		"big end first":            kinds(linked(2, binary.BigEndian, 0, "libsystemd-core-252.so"), initrd.Systemd),
+		"big, 32 bits":             kinds(linked(1, binary.BigEndian, 0, "libc.so.6", "libsystemd-shared-252.so"), initrd.Systemd),
+		"no version":               kinds(linked(2, binary.LittleEndian, 0, "libsystemd-core-", "libsystemd-shared-x1"), initrd.ELF),
+		"the public library":       kinds(linked(2, binary.LittleEndian, 0, "libsystemd.so.0", "libc.so.6"), initrd.ELF),
+		"a word in its text":       kinds(linked(2, binary.LittleEndian, 0, "libc.so.6")+"\x00libsystemd-core-252.so\x00", initrd.ELF),
+		"the table cut off":        kinds(elfSystemd[:100], initrd.ELF),
+		"a name cut off":           kinds(linked(2, binary.LittleEndian, 0, "libsystemd-core-252.so")[:64+2*56+3*16+10], initrd.ELF),
+		"too large to tell":        kinds(huge, initrd.ELF),
 		"a word about systemd":     {simple("#!/bin/sh\n# libsystemd-core"), initrd.Init{Resolved: "/init", Kind: initrd.Script, Executable: true, Interpreter: "/bin/sh"}},
 		"another library":          {simple(elf + "libsystemd.so.0 libsystemd-"), initrd.Init{Resolved: "/init", Kind: initrd.ELF, Executable: true}},
 		"script":                   {simple(script), initrd.Init{Resolved: "/init", Kind: initrd.Script, Executable: true, Interpreter: "/usr/bin/busybox"}},
@@ -347,6 +366,18 @@ func FuzzInspect(f *testing.F) {
 		}
 		if end > int64(len(data)) || r.Ignored < 0 || r.Pages < 0 || r.Pages%4096 != 0 {
 			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// FuzzPrograms: whatever a program says of itself, it is looked at within bounds.
+func FuzzPrograms(f *testing.F) {
+	f.Add([]byte(elfSystemd)[4:])
+	f.Add([]byte(linked(1, binary.BigEndian, 8, "libc.so.6"))[4:])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := inspect(simple("\x7fELF"+string(data)), initrd.Options{})
+		if err != nil || r.Init.Kind != initrd.ELF && r.Init.Kind != initrd.Systemd {
+			t.Errorf("%+v, %v", r, err)
 		}
 	})
 }

@@ -92,6 +92,40 @@ func (r *Reader) EntryOffset() int64 { return r.start }
 // Between reports whether what was taken ends behind a whole entry.
 func (r *Reader) Between() bool { return r.state == between }
 
+// End is how what was taken ends.
+type End int
+
+// The ends.
+const (
+	Whole End = iota // behind a whole entry
+	Cut              // inside an entry
+	// Nothing is missing of the last entry but zeros up to a multiple of four:
+	UnpaddedName    // behind the name, for which Linux waits before it makes the entry
+	UnpaddedTrailer // behind the name of a trailer
+	UnpaddedBody    // behind the content; the entry is made
+)
+
+// End tells how what was taken so far ends.
+func (r *Reader) End() End {
+	switch r.state {
+	case between:
+		return Whole
+	case name, target:
+		if r.entry.Size != 0 || len(r.buf) < r.nameSize || r.buf[r.nameSize-1] != 0 {
+			return Cut
+		}
+		if r.entry.Mode&TypeMask != TypeSymlink && strings.HasPrefix(string(r.buf), trailer+"\x00") {
+			return UnpaddedTrailer
+		}
+		return UnpaddedName
+	case skip:
+		if r.pos >= r.start+HeaderLen+int64(nameSpace(r.nameSize))+int64(r.entry.Size) {
+			return UnpaddedBody
+		}
+	}
+	return Cut
+}
+
 // Restart makes the next byte the one at the given offset, for alignment and
 // messages. It must not be called inside an entry.
 func (r *Reader) Restart(offset int64) { r.pos = offset }

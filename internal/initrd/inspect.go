@@ -11,7 +11,12 @@ import (
 )
 
 // Inspect reads the first size bytes of r as Linux reads an initial RAM disk. The
-// error is an *[Error], or what r returned.
+// error is an *[Error], or what r returned, wrapped.
+//
+// That is also how an inspection is ended before its time: by a reader that
+// returns an error, that of a context for one. It is asked at least once for
+// every four MiB that are unpacked, also where nothing new is to be read, and
+// following the links of all entries is bounded; so it ends within seconds.
 func Inspect(r io.ReaderAt, size int64, o Options) (*Report, error) {
 	in := &inspector{r: r, size: size, options: o.withDefaults(), tree: newTree(), report: &Report{}}
 	in.cpio = cpio.NewReader(in)
@@ -44,6 +49,11 @@ type inspector struct {
 	// stream turns out to be damaged.
 	pending error
 
+	// head is what the first stream begins with, once unpacked.
+	head []byte
+	// asked is what unpacked was when r was last asked for the sake of its error.
+	asked int64
+
 	names   int64 // bytes of all names and targets
 	node    *node // whose content comes
 	watcher watcher
@@ -53,10 +63,16 @@ type inspector struct {
 const (
 	maxNames    = 128 << 20 // bytes
 	maxSegments = 1000
+	// askEvery is how many bytes are unpacked at most before the reader is asked
+	// whether to go on.
+	askEvery = 4 << 20
 )
 
 // all goes from segment to segment.
 func (in *inspector) all() error {
+	if err := in.passBootconfig(); err != nil {
+		return err
+	}
 	off := int64(0)
 	for !in.deaf && in.report.NotInspected == "" {
 		next, head, err := in.passZeros(off)
@@ -83,6 +99,9 @@ func (in *inspector) all() error {
 	}
 	switch {
 	case in.size == 0:
+		if in.report.Bootconfig {
+			return fatal(Empty, 0, "it is empty but for a bootconfig")
+		}
 		return fatal(Empty, 0, "it is empty")
 	case len(in.report.Segments) == 0 && in.report.NotInspected == "":
 		return fatal(Empty, 0, "it holds nothing but zeros")
@@ -157,11 +176,18 @@ func (in *inspector) plain(off int64) (int64, error) {
 			return off, nil
 		}
 	}
-	if !in.cpio.Between() {
+	end := in.cpio.End()
+	switch end {
+	case cpio.Cut:
 		return 0, fatal(Truncated, in.size, "it is cut off: at byte %d it ends inside the entry that begins at byte %d", in.size, in.cpio.EntryOffset())
+	case cpio.UnpaddedTrailer: // nothing comes of it
+		in.whole, in.wholeEnd = true, off
 	}
 	in.closePlain(off)
-	if !in.whole {
+	switch {
+	case end == cpio.UnpaddedName:
+		in.flaw(in.size, "the last archive has no end (an entry TRAILER!!!): maybe it was cut off at byte %d, where the padding is missing of the entry that begins at byte %d, so that Linux does not make it", in.size, in.cpio.EntryOffset())
+	case !in.whole:
 		in.flaw(in.size, "the last archive has no end (an entry TRAILER!!!): maybe it was cut off at byte %d", in.size)
 	}
 	return off, nil
@@ -177,6 +203,9 @@ func (in *inspector) plainFailed(err error) (int64, error) {
 		in.closePlain(in.wholeEnd)
 		in.stop(e.Offset, e)
 		return e.Offset, nil
+	}
+	if err := in.image(); err != nil {
+		return 0, err
 	}
 	return 0, in.notArchive(e.Offset, e)
 }
@@ -227,15 +256,29 @@ func (in *inspector) packed(off int64, head []byte) (int64, error) {
 		return off, in.packedFailed(err)
 	}
 	if in.pending != nil {
+		if name := ramDisk(in.head); in.report.Entries == 0 && name != "" {
+			return 0, fatal(RAMDiskImage, off, "what the %s stream that begins at byte %d unpacks to is %s%s", compression, off, name, ofOldTimes)
+		}
 		return 0, in.pending
 	}
 	s := &in.segment
 	s.Bytes = end - off
+	tail := cpio.Whole
+	if !in.deaf {
+		tail = in.cpio.End()
+	}
 	switch {
 	case s.Unpacked == 0 && len(in.report.Segments) == 0:
 		return 0, fatal(Empty, off, "the %s stream that begins at byte %d is empty", compression, off)
-	case !in.deaf && !in.cpio.Between():
+	case tail == cpio.Cut:
 		return 0, fatal(Truncated, off, "the archive in the %s stream that begins at byte %d is cut off", compression, off)
+	case tail != cpio.Whole:
+		in.deaf = true
+		lost := ""
+		if tail == cpio.UnpaddedName {
+			lost = ", does not make the entry"
+		}
+		in.flaw(off, "in what the %s stream that begins at byte %d unpacks to, the padding is missing of the last entry, at byte %d; Linux says that there is junk%s and looks no further", compression, off, in.cpio.EntryOffset(), lost)
 	}
 	in.report.Segments = append(in.report.Segments, *s)
 	return end, nil
@@ -247,7 +290,16 @@ func (in *inspector) piece(p []byte) error {
 	if err := in.count(len(p)); err != nil {
 		return err
 	}
+	if in.unpacked-in.asked >= askEvery {
+		in.asked = in.unpacked
+		if err := in.read(make([]byte, 1), in.segment.Offset); err != nil {
+			return err
+		}
+	}
 	in.segment.Unpacked += int64(len(p))
+	if len(in.report.Segments) == 0 && len(in.head) < headSize {
+		in.head = append(in.head, p[:min(len(p), headSize-len(in.head))]...)
+	}
 	if in.deaf {
 		return nil
 	}
@@ -294,6 +346,9 @@ func (in *inspector) unknown(off int64, head []byte) error {
 	if packer := foreignPacker(head); packer != "" {
 		return fatal(Compression, off, "at byte %d it is compressed by %s, which Linux does not read here; it knows gzip, bzip2, lzma, xz (--check=crc32), lzo, lz4 (-l) and zstd", off, packer)
 	}
+	if err := in.image(); err != nil {
+		return err
+	}
 	switch {
 	case len(in.report.Segments) == 0:
 		return fatal(NotArchive, off, "it is no cpio archive, and not a compressed one: there is %s at byte %d", looksLike(head), off)
@@ -302,6 +357,26 @@ func (in *inspector) unknown(off int64, head []byte) error {
 	}
 	in.deaf = true
 	in.flaw(off, "behind the end of an archive there is %s at byte %d; Linux looks no further", looksLike(head), off)
+	return nil
+}
+
+// ofOldTimes is what there is to say about the image of a file system.
+const ofOldTimes = ", the image of a RAM disk, and no cpio archive; Linux takes it only if it was built with CONFIG_BLK_DEV_RAM"
+
+// image is for what turned out to be no archive: nil, or the error that it is the
+// image of a file system, or what the reader returned. Its superblock may stand
+// behind zeros, so that the place at which it was found out says nothing.
+func (in *inspector) image() error {
+	if in.report.Entries != 0 || len(in.report.Segments) != 0 {
+		return nil
+	}
+	head := make([]byte, min(headSize, in.size))
+	if err := in.read(head, 0); err != nil {
+		return err
+	}
+	if name := ramDisk(head); name != "" {
+		return fatal(RAMDiskImage, 0, "it is %s%s", name, ofOldTimes)
+	}
 	return nil
 }
 

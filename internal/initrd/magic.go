@@ -36,14 +36,32 @@ func formats() []begins {
 		{0, "\x7fELF", "an ELF program"},
 		{0, "MZ", "an EFI program, a kernel or a unified kernel image"},
 		{0, "#!", "a script"},
-		{0, "hsqs", "a squashfs file system"},
-		{1080, "\x53\xef", "an ext file system"},
 		{1024, "\xe2\xe1\xf5\xe0", "an erofs file system"},
 		{0, "QFI\xfb", "a qcow2 disk"},
 		{0, "\xd0\x0d\xfe\xed", "a device tree"},
 		{0, "-----BEGIN", "a PEM file"},
 	}
 }
+
+// ramDisks are the file systems that Linux looks for in the image of a RAM disk
+// (init/do_mounts_rd.c).
+func ramDisks() []begins {
+	return []begins{
+		{0, "-rom1fs-", "a romfs file system"},
+		{0, "hsqs", "a squashfs file system"},
+		{0, "\x45\x3d\xcd\x28", "a cramfs file system"},
+		{512, "\x45\x3d\xcd\x28", "a cramfs file system"},
+		{1080, "\x53\xef", "an ext2, ext3 or ext4 file system"},
+		{1040, "\x7f\x13", "a minix file system"},
+		{1040, "\x8f\x13", "a minix file system"},
+		{1040, "\x68\x24", "a minix file system"},
+		{1040, "\x78\x24", "a minix file system"},
+	}
+}
+
+// ramDisk names the file system that a file begins with whose first bytes are
+// head. Two bytes are no evidence against an archive: it is asked last.
+func ramDisk(head []byte) string { return match(head, ramDisks()) }
 
 func match(head []byte, table []begins) string {
 	for _, b := range table {
@@ -61,6 +79,9 @@ func foreignPacker(head []byte) string { return match(head, foreignPackers()) }
 // themselves, since nobody knows what file was named.
 func looksLike(head []byte) string {
 	if name := match(head, formats()); name != "" {
+		return name
+	}
+	if name := ramDisk(head); name != "" {
 		return name
 	}
 	if name := foreignPacker(head); name != "" {

@@ -65,6 +65,12 @@ type Report struct {
 	Ampoule bool `json:"ampoule,omitempty"`
 	// Run is what /run is where it is no directory: "symlink", "file" or "other".
 	Run string `json:"run,omitempty"`
+	// Bootconfig says that there is a bootconfig behind the archives. Linux cuts
+	// it off, and where it was built or told to (bootconfig), uses it.
+	Bootconfig bool `json:"bootconfig,omitempty"`
+	// BootconfigParameters are those of "kernel.keepinitrd", "kernel.rdinit" and
+	// "kernel.retain_initrd" (also for retain-initrd) that it sets.
+	BootconfigParameters []string `json:"bootconfigParameters,omitempty"`
 	// Flaws are what Linux passes over, or stops at and goes on booting.
 	Flaws []Flaw `json:"flaws,omitempty"`
 	// Ignored is the number of bytes at the end that Linux does not look at.
@@ -129,7 +135,11 @@ const (
 	Truncated   Reason = "truncated"   // it ends too early
 	Damaged     Reason = "damaged"     // or made so that Linux does not take it
 	TooLarge    Reason = "too-large"   // unpacks to more than MaxUnpacked
-	TooMany     Reason = "too-many"    // entries, names or archives
+	TooMany     Reason = "too-many"    // entries, names, archives or steps along links
+	// RAMDiskImage is what initial RAM disks were before archives: the image of a
+	// file system, packed or not. Linux takes it only where it was built for that
+	// (CONFIG_BLK_DEV_RAM), which cannot be seen from here.
+	RAMDiskImage Reason = "ram-disk-image"
 )
 
 // Error is why a guest could not be started with an initial RAM disk.

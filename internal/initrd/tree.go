@@ -200,7 +200,7 @@ func (t *tree) parentOf(path string) (dir *node, name string, found bool) {
 
 // split is the function of that name, and counts what it costs at most.
 func (t *tree) split(path string) []string {
-	t.steps += int64(len(path))/2 + 1
+	t.steps += int64(strings.Count(path, "/") + len(path)/64 + 1)
 	return split(path)
 }
 

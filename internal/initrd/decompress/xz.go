@@ -175,7 +175,10 @@ func unpackXZBlock(in *input, b *xzBlock, emit func([]byte) error) (sum uint32, 
 	window := max(lzma.MinDictCap, min(b.window, b.size))
 	var r io.Reader
 	r, err = lzma.Reader2Config{DictCap: int(window)}.NewReader2(data)
-	if err != nil {
+	switch {
+	case data.err != nil:
+		return 0, data.err
+	case err != nil:
 		return 0, in.damaged("the xz stream is damaged before")
 	}
 	if b.x86 {

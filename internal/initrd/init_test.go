@@ -345,6 +345,8 @@ func FuzzInspect(f *testing.F) {
 	plain := new(archive).dir("usr").link("bin", "usr").exec("bin/p", elf).hard("a", 7, "").hard("b", 7, "x").link("init", "bin/p").end()
 	f.Add(plain)
 	f.Add(join(plain, 4, zip(f, plain), "garbage"))
+	f.Add(join(plain, bootconfig(len(plain), "kernel { rdinit = \"/x\" } # x\na =\n'y', z\n")))
+	f.Add(plain[:len(plain)-3])
 	for _, command := range packers()[1:] {
 		f.Add(pack(f, command, plain))
 	}

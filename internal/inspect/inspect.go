@@ -47,7 +47,7 @@ type Memory struct {
 
 // findings is raised when something else is looked for, or found: what an older
 // one remembered is looked at again.
-const findings = 1
+const findings = 2
 
 // maxEntry is far above what one file's findings take.
 const maxEntry = 1 << 20

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/initrd"
@@ -20,6 +19,9 @@ import (
 // Images is what was seen in the files that the guest boots from.
 type Images struct {
 	Initrd inspect.Initrd
+	// RAMDisk says what the initial RAM disk is where it is no archive but the
+	// image of a file system, which some kernels take.
+	RAMDisk string
 	// KernelMemory is what the kernel takes of the guest's, in bytes.
 	KernelMemory int64
 }
@@ -77,6 +79,10 @@ func (j *judge) initrd(ctx context.Context) {
 	case errors.As(err, &wrong) && wrong.Reason == initrd.TooLarge:
 		j.fail("Memory", spec.FormatSize(vm.Memory), "accepted: more", "the initial RAM disk does not fit once it is unpacked: %v", err)
 		return
+	case errors.As(err, &wrong) && wrong.Reason == initrd.RAMDiskImage:
+		j.images.RAMDisk = wrong.What
+		j.warn("Initrd", vm.Initrd, "only a kernel with CONFIG_BLK_DEV_RAM and root=/dev/ram0 takes it: "+wrong.What)
+		return
 	case err != nil:
 		j.fail("Initrd", vm.Initrd, acceptedWhole, "%v", err)
 		return
@@ -84,10 +90,7 @@ func (j *judge) initrd(ctx context.Context) {
 	j.images.Initrd = seen
 	j.compressions(ctx, seen.Report)
 	for _, flaw := range seen.Report.Flaws {
-		j.problems.Add(diag.Problem{
-			Origin: j.plan.Origin("Initrd"), Severity: diag.Warning, Key: "Initrd", Value: vm.Initrd,
-			What: "the kernel will not take all of it: " + flaw.What,
-		})
+		j.warn("Initrd", vm.Initrd, "the kernel will not take all of it: "+flaw.What)
 	}
 	if need := Unpacked(j.plan, j.images, 0); need > vm.Memory {
 		j.fail("Memory", spec.FormatSize(vm.Memory), "accepted: "+spec.FormatSize(roundUp(need))+" or more",

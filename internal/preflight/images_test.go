@@ -33,6 +33,13 @@ func archive(size int) []byte {
 	return cpio.AppendTrailer(out)
 }
 
+// ext2 begins as a file system does.
+func ext2() []byte {
+	image := make([]byte, 64<<10)
+	image[1080], image[1081] = 0x53, 0xef
+	return image
+}
+
 // bzImage is a kernel with its configuration inside, and a word about the
 // memory that it takes.
 func bzImage(t *testing.T, config string, memory uint32) []byte {
@@ -68,6 +75,7 @@ func TestImages(t *testing.T) {
 		{name: "none taken", config: "# CONFIG_BLK_DEV_INITRD is not set\n", initrd: archive(1), want: "f:2: Kernel=KERNEL: this kernel takes no initial RAM disk"},
 		{name: "kernel that does not say", config: "CONFIG_SOMETHING=y\n", initrd: packed(t, archive(1))},
 		{name: "junk behind", config: takesAll, initrd: append(archive(1), "junk"...), want: "f:1: warning: Initrd=PATH: the kernel will not take all of it"},
+		{name: "an image of a file system", config: takesAll, initrd: packed(t, ext2()), want: "f:1: warning: Initrd=PATH: only a kernel with CONFIG_BLK_DEV_RAM"},
 		{name: "half of the memory", config: takesAll, initrd: packed(t, archive(31<<20))},
 		{name: "more than half", config: takesAll, initrd: packed(t, archive(33<<20)), want: "f:1: Memory=64M: the initial RAM disk does not fit once it is unpacked: its files have 33M; accepted: 67M or more"},
 		{name: "more than half, beside a root", config: takesAll, initrd: packed(t, archive(33<<20)), words: "root=/dev/vda"},
@@ -86,7 +94,7 @@ func TestImages(t *testing.T) {
 				if text := problems.Error(); tt.want == "" && text != "" || !strings.Contains(text, want) {
 					t.Errorf("%s, want %q", text, want)
 				}
-				if !problems.HasErrors() && a.Images.Initrd.Report == nil {
+				if !problems.HasErrors() && a.Images.Initrd.Report == nil && a.Images.RAMDisk == "" {
 					t.Error("nothing was seen")
 				}
 			}

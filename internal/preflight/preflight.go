@@ -76,6 +76,11 @@ func (j *judge) fail(id, value, accepted, format string, args ...any) {
 	j.problems.Errorf(j.plan.Origin(id), key, value, accepted, format, args...)
 }
 
+// warn reports what stops nothing.
+func (j *judge) warn(key, value, what string) {
+	j.problems.Add(diag.Problem{Origin: j.plan.Origin(key), Severity: diag.Warning, Key: key, Value: value, What: what})
+}
+
 func (j *judge) binary() string {
 	b := j.plan.VM.Binary
 	if b.Path != "" {

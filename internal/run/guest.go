@@ -114,8 +114,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 func (g *guest) assemble(s start, control, console *os.File, khz func() (int, error)) (*commandLine, error) {
 	a := answers{accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, control: control, console: console, khz: khz}
 	if s.channel != nil && s.channel.Encoding == plan.CPIO {
-		o, err := openOverlay(g.shim, g.Plan.VM.Initrd, s.Images)
-		g.shim = nil
+		o, err := openOverlay(g.Host, g.Plan.VM.Initrd, s.Images)
 		if err != nil {
 			return nil, err
 		}

@@ -40,16 +40,19 @@ func (r *runner) refuseImages(answers preflight.Answers, c *plan.Channel, creds 
 			cure: "shorten KernelCommandLine=", key: "CredentialChannel",
 		}
 	}
-	var err error
-	if r.shim, err = r.Host.Shim(); err != nil {
+	shim, more, err := r.Host.Shim()
+	if err != nil {
 		return &refusal{index: -1, why: err.Error(), cure: "install the one of this version beside ampoule, or use another channel", key: "CredentialChannel"}
+	}
+	shim.Close()
+	if what := answers.Images.RAMDisk; what != "" {
+		return &refusal{index: -1, why: what + ", in front of which no archive is unpacked", cure: "make it an archive, or " + otherWays, key: "Initrd"}
 	}
 	if report := answers.Images.Initrd.Report; report != nil { // else there is none, or it is a mistake of its own
 		if why, cure := refuseReport(r.Plan, report); why != "" {
 			return &refusal{index: -1, why: why, cure: cure, key: "Initrd"}
 		}
 	}
-	more := int64(len(r.shim))
 	for _, c := range creds {
 		more += int64(c.Value.Len())
 	}
@@ -73,6 +76,8 @@ func refuseReport(p *plan.Plan, report *initrd.Report) (why, cure string) {
 	case report.NotInspected != "":
 		return "a part of it is compressed by " + report.NotInspected + ", into which Ampoule cannot look, and so its init is unknown",
 			"compress it by gzip, xz or zstd, or " + otherWays
+	case bootconfig(parameters, report) != "":
+		return "the bootconfig behind it sets " + bootconfig(parameters, report) + ", and bootconfig stands in KernelCommandLine=", "remove one of the two"
 	case report.Ampoule:
 		return "it has entries below /.ampoule, in the place of those that deliver the credentials", "make it without them"
 	case report.Run != "":
@@ -98,6 +103,15 @@ func refuseReport(p *plan.Plan, report *initrd.Report) (why, cure string) {
 		return foreignInit(report)
 	}
 	return "", ""
+}
+
+// bootconfig names the parameters in the footer of an initial RAM disk that speak
+// against the channel, if the kernel is told to read them.
+func bootconfig(parameters map[string]string, report *initrd.Report) string {
+	if _, read := parameters["bootconfig"]; !read {
+		return ""
+	}
+	return strings.Join(report.BootconfigParameters, ", ")
 }
 
 // foreignInit is for an init that is not systemd's: it may mount a /run of its

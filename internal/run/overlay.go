@@ -15,7 +15,8 @@ import (
 // overlay is what the credentials travel with in an initial RAM disk.
 type overlay struct {
 	// shim is the program that delivers them.
-	shim []byte
+	shim     *os.File
+	shimSize int64
 	// base is the VM's own initial RAM disk; nil where it has none.
 	base *os.File
 	size int64
@@ -26,25 +27,31 @@ type overlay struct {
 const overlayAlign = 4096
 
 // openOverlay opens the VM's own initial RAM disk, which has to be the one that
-// was looked into.
-func openOverlay(shim []byte, path string, seen preflight.Images) (*overlay, error) {
-	o := &overlay{shim: shim}
+// was looked into, and the shim.
+func openOverlay(h host.Host, path string, seen preflight.Images) (*overlay, error) {
+	shim, size, err := h.Shim()
+	if err != nil {
+		return nil, err
+	}
+	o := &overlay{shim: shim, shimSize: size}
 	if path == "" {
 		return o, nil
 	}
 	f, info, err := host.OpenImage(path)
 	if err != nil {
+		o.close()
 		return nil, fmt.Errorf("opening the initial RAM disk %s: %w", path, err)
 	}
+	o.base, o.size = f, info.Size()
 	if inspect.IdentityOf(info) != seen.Initrd.Identity {
-		f.Close()
+		o.close()
 		return nil, fmt.Errorf("%s was changed while the VM was about to start", path)
 	}
-	o.base, o.size = f, info.Size()
 	return o, nil
 }
 
 func (o *overlay) close() {
+	o.shim.Close()
 	if o.base != nil {
 		o.base.Close()
 	}
@@ -62,7 +69,8 @@ func (o *overlay) seal(creds []credential.Credential, next string) (*secret.Memf
 		return nil, fmt.Errorf("putting the credentials into an archive: %w", err)
 	}
 	defer packed.Wipe()
-	return secret.NewMemfdBefore("ampoule-initrd", packed, secret.Rest{
-		Plain: credential.OverlayTail(o.shim, next), File: o.base, Size: o.size, Align: overlayAlign,
+	before, after := credential.OverlayTail(o.shimSize, next)
+	return secret.NewMemfdBefore("ampoule-initrd", packed, []secret.Piece{
+		{Plain: before}, {File: o.shim, Size: o.shimSize}, {Plain: after}, {File: o.base, Size: o.size, Align: overlayAlign},
 	})
 }

@@ -13,6 +13,21 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 )
 
+// shimHost is a host that has this test's own program for ampoule-init: it is
+// for the right processor and has its mark in it.
+func shimHost(t *testing.T) host.Host {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(self, filepath.Join(dir, "ampoule-init")); err != nil {
+		t.Fatal(err)
+	}
+	return host.Host{Programs: []string{dir}}
+}
+
 // TestAssembleInitrd: one sealed descriptor in the place of the VM's own initial
 // RAM disk, which is in it to the last byte.
 func TestAssembleInitrd(t *testing.T) {
@@ -28,7 +43,7 @@ func TestAssembleInitrd(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := preflight.Images{Initrd: inspect.Initrd{Identity: inspect.IdentityOf(info)}}
-	o, err := openOverlay([]byte("shim"), base, seen)
+	o, err := openOverlay(shimHost(t), base, seen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +79,7 @@ func TestAssembleInitrd(t *testing.T) {
 	if err := os.WriteFile(base, append(content, "more"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openOverlay([]byte("shim"), base, seen); err == nil || !strings.Contains(err.Error(), "was changed while") {
+	if _, err := openOverlay(shimHost(t), base, seen); err == nil || !strings.Contains(err.Error(), "was changed while") {
 		t.Errorf("%v", err)
 	}
 }
@@ -120,20 +135,13 @@ func TestRefuseEarly(t *testing.T) {
 
 // TestRefuseMemory: the credentials and what delivers them count too.
 func TestRefuseMemory(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.Symlink(self, filepath.Join(dir, "ampoule-init")); err != nil {
-		t.Fatal(err)
-	}
-	info, err := os.Stat(self)
+	h := shimHost(t)
+	info, err := os.Stat(filepath.Join(h.Programs[0], "ampoule-init"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := makePlan(t, "Initrd=/i", "CredentialChannel=initrd")
-	r := &runner{Options: Options{Plan: p, Host: host.Host{Programs: []string{dir}}}}
+	r := &runner{Options: Options{Plan: p, Host: h}}
 	answers := preflight.Answers{Images: preflight.Images{Initrd: inspect.Initrd{
 		Report: &initrd.Report{Init: initrd.Init{Path: "/init", Kind: initrd.Systemd, Executable: true}},
 	}}}

@@ -65,8 +65,6 @@ type runner struct {
 	report      reporter
 	record      Record
 	claim       *recorder
-	// shim is ampoule-init, where credentials need it.
-	shim []byte
 	// checking: nothing is to be started, and nothing written.
 	checking bool
 }

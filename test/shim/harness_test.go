@@ -48,9 +48,10 @@ func runTests(m *testing.M) (int, error) {
 		into *[]byte
 		args []string
 	}{
-		// How it is linked is up to the Makefile alone.
+		// How it is linked is up to the Makefile alone. The probe is a first
+		// program too, and starts as the shim does where there is no console.
 		{"ampoule-init", &programs.shim, []string{"make", "--silent", "build", "BIN=" + dir}},
-		{"probe", &programs.probe, []string{"go", "build", "-trimpath", "-buildvcs=false", "-o", dir + "/", "./test/shim/probe"}},
+		{"probe", &programs.probe, []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-E=ampoule_init_entry", "-o", dir + "/", "./test/shim/probe"}},
 	} {
 		cmd := exec.Command(p.args[0], p.args[1:]...)
 		cmd.Dir = "../.."

@@ -1,22 +1,30 @@
 package cli
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+
 	"github.com/spf13/cobra"
 
 	"github.com/ampoule-vm/ampoule/internal/emit"
+	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
 )
 
 func planCommand(s Streams) *cobra.Command {
 	var sel selection
-	var asJSON bool
+	var asJSON, asUnit bool
 	cmd := &cobra.Command{
 		Use:   "plan NAME|FILE",
 		Short: "Show what a VM's files come to, without starting it",
 		Long: "Prints the plan of a VM: what is decided, what is answered only at start, and the hypervisor's command line. " +
 			"The plan depends on the files, the architecture and Ampoule's version alone; no file that it names is opened, and no secret is in it.\n\n" +
-			"With --json it is the canonical form, one line, the same bytes for the same files; ampoule run --plan takes it.",
-		Example:           "  ampoule plan web\n  ampoule plan ./web.microvm --json",
+			"With --json it is the canonical form, one line, the same bytes for the same files; ampoule run --plan takes it.\n\n" +
+			"With --unit it is a service for systemd that runs this plan, frozen, in a sandbox that is closed but for what the plan needs. " +
+			"The lines of [Unit], [Service] and [Install] are in it. Its credentials are loaded by systemd; save it under a name of your own.",
+		Example:           "  ampoule plan web\n  ampoule plan ./web.microvm --json\n  ampoule plan web --unit > /etc/systemd/system/web.service",
 		Args:              argumentsOf("plan takes one NAME or FILE", 1, 1),
 		ValidArgsFunction: completeVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -28,7 +36,10 @@ func planCommand(s Streams) *cobra.Command {
 			if res.Plan == nil {
 				return exitError(run.ExitBadInput)
 			}
-			if asJSON {
+			switch {
+			case asUnit:
+				return printUnit(s, res)
+			case asJSON:
 				_, err := s.Out.Write(append(res.Plan.JSON(), '\n'))
 				return err
 			}
@@ -37,5 +48,32 @@ func planCommand(s Streams) *cobra.Command {
 	}
 	sel.addFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the plan as canonical JSON")
+	cmd.Flags().BoolVar(&asUnit, "unit", false, "print a service that runs the plan")
+	cmd.MarkFlagsMutuallyExclusive("json", "unit")
 	return cmd
+}
+
+// printUnit prints the service of a VM as it would be on this host.
+func printUnit(s Streams, res pipeline.Result) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("looking for the path of this program: %w", err)
+	}
+	source := emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Fragment, Program: program}
+	for _, f := range res.Source.Files {
+		path, err := filepath.Abs(f.Path)
+		if err != nil {
+			return fmt.Errorf("looking for the path of %s: %w", f.Path, err)
+		}
+		source.Files = append(source.Files, path)
+	}
+	if host.Local().HasGroup("kvm") {
+		source.KVMGroup = "kvm"
+	}
+	text, err := emit.Unit(source)
+	if err != nil {
+		return err
+	}
+	_, err = s.Out.Write(text)
+	return err
 }

@@ -19,7 +19,7 @@ import (
 
 // Host says where to look. The zero value is not usable; see [Local].
 type Host struct {
-	CPUInfo, MemInfo, Swaps, KVM string
+	CPUInfo, MemInfo, Swaps, KVM, Group string
 	// Cgroup is the file that names this process's control group, CgroupRoot
 	// where that tree is mounted.
 	Cgroup, CgroupRoot string
@@ -37,7 +37,7 @@ func Local() Host {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
 	return Host{
-		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm",
+		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm", Group: "/etc/group",
 		Cgroup: "/proc/self/cgroup", CgroupRoot: "/sys/fs/cgroup", Path: path,
 		Programs: ownPrograms(),
 	}
@@ -121,6 +121,21 @@ func (h Host) FindBinary(names []string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// HasGroup reports whether the host has a group of that name. Only the file is
+// looked at: a group that a network knows may not be there when a unit starts.
+func (h Host) HasGroup(name string) bool {
+	data, err := os.ReadFile(h.Group)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, name+":") {
+			return true
+		}
+	}
+	return false
 }
 
 // CheckExecutable says why a file cannot be executed, or nil.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/console"
 	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/host"
@@ -262,6 +263,9 @@ func describe(creds []credential.Credential) Delivery {
 func (r *runner) gather(ctx context.Context) ([]credential.Credential, diag.List) {
 	env := credential.HostEnv(spec.UnitName(r.Plan.VM.Name), r.Getenv("CREDENTIALS_DIRECTORY"))
 	env.Service = requests(r.Plan, r.Plan.Unit.Credentials)
+	if env.Directory != "" {
+		env.Marker = rule.MissingMarker
+	}
 	return credential.Gather(ctx, requests(r.Plan, r.Plan.VM.Credentials), env)
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ampoule-vm/ampoule/internal/testkit/nspawn"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
@@ -35,7 +36,7 @@ type specimenFile struct {
 // TestAgreement loads every specimen into a real systemd and compares what it
 // made of each with what our parser says.
 func TestAgreement(t *testing.T) {
-	needSystemdHost(t)
+	nspawn.Need(t)
 	for _, r := range []release{
 		{name: "bookworm", version: "systemd 252", corpus: strings.Fields(corpusPackages)},
 		{name: "trixie", version: "systemd 257"},

@@ -66,6 +66,14 @@ func UnitSafe(s string) error {
 	return nil
 }
 
+// PlanName is the credential by which a unit carries its VM's plan.
+const PlanName = ReservedPrefix + "plan"
+
+// MissingMarker is the content of a credential whose source was not there when
+// systemd loaded it: the unit gives it in the source's place. It is no secret,
+// and nothing that anybody would use for one.
+const MissingMarker = "ampoule: the source of this credential was missing"
+
 // Reserved reports whether a name is Ampoule's own and not for users.
 func Reserved(name string) bool { return strings.HasPrefix(name, ReservedPrefix) }
 

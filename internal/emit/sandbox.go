@@ -1,0 +1,151 @@
+package emit
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+)
+
+// sandbox closes everything, and opens what the plan needs, with the reason.
+func (s UnitSource) sandbox() []unitfile.Entry {
+	closed := func(key, value string) unitfile.Entry { return entry("", key, value) }
+	out := []unitfile.Entry{
+		entry("the sandbox: a user of its own for each VM, without any rights", "DynamicUser", "yes"),
+		closed("NoNewPrivileges", "yes"), closed("CapabilityBoundingSet", ""), closed("AmbientCapabilities", ""),
+		closed("ProtectSystem", "strict"), closed("ProtectHome", "tmpfs"), closed("PrivateTmp", "yes"), closed("PrivateUsers", "yes"),
+		closed("PrivateMounts", "yes"), closed("PrivateNetwork", "yes"), closed("IPAddressDeny", "any"), closed("PrivateIPC", "yes"),
+		closed("ProtectKernelTunables", "yes"), closed("ProtectKernelModules", "yes"), closed("ProtectKernelLogs", "yes"),
+		closed("ProtectControlGroups", "yes"), closed("ProtectClock", "yes"), closed("ProtectHostname", "yes"),
+		closed("ProtectProc", "invisible"),
+		entry("not ProcSubset=pid: whether KVM is usable, and how much memory and swap there is, stands in /proc", "ProcSubset", "all"),
+		closed("RestrictNamespaces", "yes"), closed("RestrictRealtime", "yes"), closed("RestrictSUIDSGID", "yes"),
+		closed("LockPersonality", "yes"), closed("RemoveIPC", "yes"), closed("KeyringMode", "private"),
+		entry("the hypervisor's control socket, and readiness", "RestrictAddressFamilies", "AF_UNIX"),
+		closed("SystemCallArchitectures", "native"), closed("SystemCallFilter", "@system-service"), closed("SystemCallFilter", "~@privileged @resources"),
+		entry("a hypervisor tries calls that it can do without, and must live on", "SystemCallErrorNumber", "EPERM"),
+		closed("UMask", "0077"),
+		entry("a core dump would have the guest's memory in it, its secrets included; swap too", "LimitCORE", "0"),
+		closed("MemorySwapMax", "0"),
+		closed("DevicePolicy", "closed"),
+	}
+	return append(append(out, s.accelerator()...), s.paths()...)
+}
+
+// accelerator opens what the processor's virtualisation needs, or emulation.
+func (s UnitSource) accelerator() []unitfile.Entry {
+	var out []unitfile.Entry
+	has := func(name string) bool {
+		return slices.ContainsFunc(s.Plan.VM.Accelerator, func(a plan.Accelerator) bool { return a.Name == name })
+	}
+	if has("kvm") {
+		out = append(out, entry("Accelerator="+s.asked()+" may be KVM", "DeviceAllow", "/dev/kvm rw"))
+		if s.KVMGroup != "" {
+			out = append(out, entry("who may open /dev/kvm", "SupplementaryGroups", s.KVMGroup))
+		}
+	}
+	if has("tcg") {
+		return append(out, entry("Accelerator="+s.asked()+" may be emulation, which writes the code that it executes", "MemoryDenyWriteExecute", "no"))
+	}
+	return append(out, entry("", "MemoryDenyWriteExecute", "yes"))
+}
+
+// asked is what Accelerator= says.
+func (s UnitSource) asked() string {
+	if len(s.Plan.VM.Accelerator) == 1 {
+		return s.Plan.VM.Accelerator[0].Name
+	}
+	return "auto"
+}
+
+// paths opens the files that the plan names. Where they lie no directory is
+// opened, and rights are not changed: what the VM's user may not open, it may
+// not open here either.
+func (s UnitSource) paths() []unitfile.Entry {
+	var out []unitfile.Entry
+	for _, p := range s.hostPaths() {
+		key := "BindReadOnlyPaths"
+		if p.write {
+			key = "BindPaths"
+		}
+		why := s.Plan.Origin(p.from).String() + ", " + name(p.from) + "="
+		if device(p.path) {
+			access := "r"
+			if p.write {
+				access = "rw"
+			}
+			out = append(out, entry(why, "DeviceAllow", percent(p.path)+" "+access))
+			continue
+		}
+		// Where the file is not there yet, ampoule says so, and at which line.
+		out = append(out, entry(why, key, "-"+unitfile.QuoteWord(escapeColon(percent(p.path)))))
+	}
+	return out
+}
+
+func device(path string) bool {
+	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
+}
+
+// escapeColon keeps a colon in a path from ending it.
+func escapeColon(s string) string { return strings.ReplaceAll(s, ":", `\:`) }
+
+// name is the key of an assignment's ID.
+func name(id string) string {
+	key, _, _ := strings.Cut(id, "[")
+	return key
+}
+
+// credentials are loaded by systemd, as root, before the sandbox is closed.
+// With marked, a source that is a path and has no default of the user's own gets
+// one that says so: systemd itself would end the unit without naming it.
+func (s UnitSource) credentials(marked bool) []unitfile.Entry {
+	var out []unitfile.Entry
+	for _, c := range s.Plan.VM.Credentials {
+		why := s.Plan.Origin(c.From).String()
+		id := percent(c.ID)
+		switch spec.CredentialKind(c.Kind) {
+		case spec.Load:
+			out = append(out, entry(why, "LoadCredential", id+":"+percent(c.Path)))
+		case spec.LoadEncrypted:
+			out = append(out, entry(why, "LoadCredentialEncrypted", id+":"+percent(c.Path)))
+		case spec.Set:
+			out = append(out, entry(why, "SetCredential", id+":"+unitfile.EscapeValue(string(c.Value))))
+		case spec.SetEncrypted:
+			out = append(out, entry(why, "SetCredentialEncrypted", id+":"+string(c.Value)))
+		case spec.Import:
+			out = append(out, entry(why, "ImportCredential", id))
+		case spec.Pass:
+			// [Service] loads it.
+		}
+	}
+	if !marked {
+		return out
+	}
+	for _, c := range slices.Concat(s.Plan.VM.Credentials, s.Plan.Unit.Credentials) {
+		load := c.Kind == string(spec.Load) || c.Kind == string(spec.LoadEncrypted)
+		if load && strings.HasPrefix(c.Path, "/") && !s.hasDefault(c.ID) {
+			out = append(out, entry(fmt.Sprintf("in the place of %s if that is missing, so that ampoule can say so", c.Path),
+				"SetCredential", percent(c.ID)+":"+unitfile.EscapeValue(rule.MissingMarker)))
+		}
+	}
+	return out
+}
+
+// hasDefault reports whether the user gave a credential a value for the case
+// that its source is missing.
+func (s UnitSource) hasDefault(id string) bool {
+	return slices.ContainsFunc(slices.Concat(s.Plan.VM.Credentials, s.Plan.Unit.Credentials), func(c plan.Credential) bool {
+		return c.ID == id && (c.Kind == string(spec.Set) || c.Kind == string(spec.SetEncrypted))
+	})
+}
+
+func sortByOrder(lines []layer.Entry) {
+	slices.SortFunc(lines, func(a, b layer.Entry) int { return cmp.Compare(a.Order, b.Order) })
+}

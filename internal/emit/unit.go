@@ -1,0 +1,178 @@
+package emit
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+)
+
+// UnitSource is what a unit is made from.
+type UnitSource struct {
+	Plan *plan.Plan
+	// Resolved holds the lines of [Unit], [Service] and [Install], which pass
+	// through and win.
+	Resolved *layer.Resolved
+	// Main is the absolute path of the VM's file, Files those of all of its
+	// files in the order in which they were read.
+	Main  string
+	Files []string
+	// Program is the absolute path of ampoule.
+	Program string
+	// KVMGroup is the group that may open /dev/kvm, where the host has one.
+	KVMGroup string
+}
+
+// Unit writes the service that runs a plan: the plan itself, frozen, the
+// credentials, the sandbox with the reason for each opening, and the user's own
+// lines, which come last and so win.
+func Unit(s UnitSource) ([]byte, error) {
+	head := unitfile.Block{Comment: fmt.Sprintf("Made by ampoule %s. What is changed here is lost; change the files:\n%s",
+		s.Plan.Ampoule, strings.Join(s.Files, "\n"))}
+	blocks := []unitfile.Block{head, s.unit(), s.service()}
+	if install := s.pass("Install"); len(install) > 0 {
+		blocks = append(blocks, unitfile.Block{Name: "Install", Entries: install})
+	}
+	return unitfile.Format(blocks)
+}
+
+// entry is a line with the reason above it.
+func entry(comment, key, value string) unitfile.Entry {
+	return unitfile.Entry{Comment: comment, Key: key, Value: value}
+}
+
+func (s UnitSource) unit() unitfile.Block {
+	vm := s.Plan.VM
+	entries := []unitfile.Entry{
+		entry("", "Description", "microVM "+vm.Name),
+		entry("", "Documentation", "man:ampoule(1) man:ampoule.microvm(5)"),
+		entry("", "SourcePath", percent(s.Main)),
+	}
+	if paths := s.hostPaths(); len(paths) > 0 {
+		var words []string
+		for _, p := range paths {
+			words = append(words, unitfile.QuoteWord(percent(p.path)))
+		}
+		entries = append(entries, entry("where the files lie that the VM is made of", "RequiresMountsFor", strings.Join(words, " ")))
+	}
+	return unitfile.Block{Name: "Unit", Entries: append(entries, s.pass("Unit")...)}
+}
+
+func (s UnitSource) service() unitfile.Block {
+	vm := s.Plan.VM
+	own := s.ownExecStart()
+	kind := "notify"
+	if own {
+		kind = "exec"
+	}
+	entries := []unitfile.Entry{
+		entry("", "Type", kind),
+		entry("", "NotifyAccess", "main"),
+		entry("the plan below, and no other", "ExecStart",
+			unitfile.QuoteWord(percent(s.Program))+" run --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM),
+		entry("", "SyslogIdentifier", "microvm@"+vm.Name),
+		entry("", "Slice", "machine.slice"),
+		entry("ampoule presses the power button; the hypervisor itself is killed only when the time is up", "KillMode", "mixed"),
+		entry("", "TimeoutStopSec", stopSeconds(vm.StopTimeout)),
+		entry("", "Restart", "on-failure"),
+		entry("a mistake in the files does not go away by itself", "RestartPreventExitStatus", "2"),
+	}
+	if vm.Readiness.Mode == "console" {
+		entries = append(entries, entry("a guest takes its time to boot", "TimeoutStartSec", "10min"))
+	}
+	entries = append(entries, s.state()...)
+	entries = append(entries, s.sandbox()...)
+	entries = append(entries, s.pass("Service")...)
+	// Behind the user's lines: an empty LoadCredential= in [Service] clears what
+	// [Service] loads, and not what the guest gets.
+	entries = append(entries, s.credentials(!own)...)
+	entries = append(entries, entry("the plan", "SetCredential", rule.PlanName+":"+unitfile.EscapeValue(string(s.Plan.JSON()))))
+	return unitfile.Block{Name: "Service", Entries: entries}
+}
+
+// state are the VM's own directories.
+func (s UnitSource) state() []unitfile.Entry {
+	dir := "ampoule/vm/" + s.Plan.VM.Name
+	return []unitfile.Entry{
+		entry("relative disks; what was seen in kernel and initrd; the record of the run", "StateDirectory", dir),
+		entry("", "StateDirectoryMode", "0700"),
+		entry("", "CacheDirectory", dir),
+		entry("", "CacheDirectoryMode", "0700"),
+		entry("", "RuntimeDirectory", dir),
+	}
+}
+
+// pass returns the user's lines of a section, those that clear included, in the
+// order of the files.
+func (s UnitSource) pass(section string) []unitfile.Entry {
+	var lines []layer.Entry
+	for _, g := range s.Resolved.Groups {
+		if g.Section != section {
+			continue
+		}
+		for _, e := range g.Entries {
+			if e.Fate == layer.Effective || e.Fate == layer.Clears {
+				lines = append(lines, e)
+			}
+		}
+	}
+	sortByOrder(lines)
+	var out []unitfile.Entry
+	for _, e := range lines {
+		out = append(out, entry(e.Origin.String(), e.Key, e.Value))
+	}
+	return out
+}
+
+// ownExecStart reports whether the user's command takes the place of ampoule run.
+func (s UnitSource) ownExecStart() bool {
+	for _, g := range s.Resolved.Groups {
+		if g.Section == "Service" && g.Name == "ExecStart" && len(g.Effective()) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func stopSeconds(ms plan.Milliseconds) string {
+	if ms == 0 {
+		return "infinity"
+	}
+	if ms%1000 != 0 {
+		return fmt.Sprintf("%dms", ms)
+	}
+	return fmt.Sprintf("%ds", ms/1000)
+}
+
+// percent keeps systemd from expanding specifiers: what they mean is decided.
+func percent(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+
+// hostPath is a file of the host that the VM needs.
+type hostPath struct {
+	path, from string
+	write      bool
+}
+
+// hostPaths are the absolute paths of the plan, which lie wherever the user
+// wanted them.
+func (s UnitSource) hostPaths() []hostPath {
+	vm := s.Plan.VM
+	var out []hostPath
+	add := func(p, from string, write bool) {
+		if path.IsAbs(p) {
+			out = append(out, hostPath{p, from, write})
+		}
+	}
+	add(vm.Kernel, "Kernel", false)
+	add(vm.Initrd, "Initrd", false)
+	add(vm.Runner, "Runner", false)
+	add(vm.Binary.Path, "HypervisorPath", false)
+	for _, d := range vm.Disks {
+		add(d.Path, d.From, !d.ReadOnly)
+	}
+	return out
+}

@@ -72,13 +72,15 @@ func TestUnit(t *testing.T) {
 			if steps[leaks].out != "0\n" {
 				t.Errorf("the secret is in %s", steps[leaks].out)
 			}
-			r, err := guest.ParseReport(strings.Split(steps[report].out, "\n"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := []guest.Item{guest.Of("ENV", []byte("pro\ndu%c ")), guest.Of("KEY", []byte(secretValue))}
-			if fmt.Sprint(r.Credentials) != fmt.Sprint(want) || fmt.Sprint(r.Loaded) != fmt.Sprint(want) {
-				t.Errorf("the guest has %v and %v, want %v", r.Credentials, r.Loaded, want)
+			// The journal trims lines, so that the report as a whole does not
+			// have its sum any more.
+			for name, value := range map[string]string{"ENV": "pro\ndu%c ", "KEY": secretValue} {
+				item := guest.Of(name, []byte(value))
+				for _, who := range []string{"cred", "load"} {
+					if want := fmt.Sprintf("AMPOULE-REPORT %s %d %s %s\n", who, item.Bytes, item.SHA256, name); !strings.Contains(steps[report].out, want) {
+						t.Errorf("the guest does not say %q", want)
+					}
+				}
 			}
 			for _, want := range []string{"Result=success", "ExecMainStatus=0", "orderly-stop", "the guest powered off"} {
 				if !strings.Contains(steps[result].out, want) {

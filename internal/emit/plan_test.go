@@ -10,21 +10,27 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 )
 
-func show(t *testing.T, lines ...string) string {
+func load(t *testing.T, text string) pipeline.Result {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "vm.microvm")
-	if err := os.WriteFile(file, []byte("[MicroVM]\nKernel=/k\n"+strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	res := pipeline.Load(pipeline.Input{Argument: file, Drivers: all.Drivers(), Architecture: "x86-64"})
 	if res.Plan == nil {
 		t.Fatal(res.Problems.Error())
 	}
+	return res
+}
+
+func show(t *testing.T, lines ...string) string {
+	t.Helper()
+	res := load(t, "[MicroVM]\nKernel=/k\n"+strings.Join(lines, "\n")+"\n")
 	var b strings.Builder
 	if err := Plan(&b, res.Plan); err != nil {
 		t.Fatal(err)
 	}
-	return strings.ReplaceAll(b.String(), filepath.Dir(file)+"/", "")
+	return strings.ReplaceAll(b.String(), filepath.Dir(res.Source.Fragment)+"/", "")
 }
 
 // A value is counted and never shown, also where it is not secret.

@@ -84,7 +84,7 @@ func (s UnitSource) paths() []unitfile.Entry {
 			continue
 		}
 		// Where the file is not there yet, ampoule says so, and at which line.
-		out = append(out, entry(why, key, "-"+unitfile.QuoteWord(escapeColon(percent(p.path)))))
+		out = append(out, entry(why, key, optional(p.path)))
 	}
 	return out
 }
@@ -93,8 +93,15 @@ func device(path string) bool {
 	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
 }
 
-// escapeColon keeps a colon in a path from ending it.
-func escapeColon(s string) string { return strings.ReplaceAll(s, ":", `\:`) }
+// optional is the path of a bind mount that need not be there, as one word: in
+// quotes a colon does not end it.
+func optional(path string) string {
+	word := unitfile.QuoteWord("-" + percent(path))
+	if strings.Contains(word, ":") && !strings.HasPrefix(word, `"`) {
+		return `"` + word + `"`
+	}
+	return word
+}
 
 // name is the key of an assignment's ID.
 func name(id string) string {

@@ -30,7 +30,9 @@ func TestUnit(t *testing.T) {
 			}
 			h := newHost(t, suite)
 			h.file("/etc/secrets/key", secretValue)
-			h.file("/etc/ampoule/web.microvm", "[Unit]\nDescription=The web\n"+vm("LoadCredential=KEY:/etc/secrets/key", "SetCredential=ENV:pro\\ndu%c\\x20", "Disk=data.raw:size=16M"))
+			h.file("/etc/ampoule/web.microvm", "[Unit]\nDescription=The web\n"+vm("LoadCredential=KEY:/etc/secrets/key", "SetCredential=ENV:pro\\ndu%c\\x20", "Disk=data.raw:size=16M",
+				`Disk=/home/my disks/a\:b%%c.raw:ro,serial=far`))
+			h.do("mkdir -p '/home/my disks'; head -c 1M /dev/zero >'/home/my disks/a:b%c.raw'; chmod 755 /home /home/*; chmod 644 /home/*/*")
 			made := h.do(makeUnit)
 			verify := h.do("systemd-analyze verify --man=no web.service")
 			security := h.do("systemd-analyze security --threshold=10 web.service")
@@ -81,6 +83,9 @@ func TestUnit(t *testing.T) {
 						t.Errorf("the guest does not say %q", want)
 					}
 				}
+			}
+			if want := "AMPOULE-REPORT disk vdb 1048576 1 far"; !strings.Contains(steps[report].out, want) {
+				t.Errorf("the guest does not say %q", want)
 			}
 			for _, want := range []string{"Result=success", "ExecMainStatus=0", "orderly-stop", "the guest powered off"} {
 				if !strings.Contains(steps[result].out, want) {

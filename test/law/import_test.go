@@ -107,7 +107,7 @@ func permits() map[string]exceptions {
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",
@@ -122,7 +122,7 @@ func permits() map[string]exceptions {
 			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/gen": "the search path for the manual",
 		},
 		"internal/unitfile": {
-			"internal/layer": "what it orders", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
+			"internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
 			"internal/driver/drivertest": "writes VMs as files",
 		},
 		"internal/secret": {

@@ -1,0 +1,129 @@
+package emit
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+)
+
+// unitOf makes the unit of a VM and reads it again as systemd would.
+func unitOf(t *testing.T, text string) (*unitfile.File, *plan.Plan) {
+	t.Helper()
+	res := load(t, text)
+	out, err := Unit(UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: "/etc/ampoule/vm.microvm", Files: []string{"/etc/ampoule/vm.microvm"}, Program: "/usr/bin/ampoule"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := unitfile.Parse("unit", "main", out)
+	if len(f.Problems) > 0 {
+		t.Fatalf("%+v", f.Problems)
+	}
+	return f, res.Plan
+}
+
+// values are those of a key, in order.
+func values(f *unitfile.File, section, key string) []string {
+	var out []string
+	for _, a := range f.Assignments {
+		if a.Section == section && a.Key == key {
+			out = append(out, a.Value)
+		}
+	}
+	return out
+}
+
+// TestUnitCarriesThePlan: byte for byte, through the escapes of SetCredential=.
+func TestUnitCarriesThePlan(t *testing.T) {
+	f, p := unitOf(t, "[MicroVM]\nKernel=/k\nSetCredential=A:\\x00\\n%n \\\\ \"q\" é \\x20\nKernelCommandLine=\"a b\" 50%% $HOME\n")
+	var carried string
+	for _, v := range values(f, "Service", "SetCredential") {
+		if name, text, _ := strings.Cut(v, ":"); name == rule.PlanName {
+			var err error
+			if carried, err = unitfile.Unescape(text, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if carried != string(p.JSON()) {
+		t.Errorf("carried\n%s\nwant\n%s", carried, p.JSON())
+	}
+	again, err := plan.Parse([]byte(carried))
+	if err != nil || !bytes.Equal(again.JSON(), p.JSON()) {
+		t.Errorf("%v", err)
+	}
+	if got := values(f, "Service", "ExecStart"); len(got) != 1 || !strings.HasSuffix(got[0], " --digest="+p.Digest.VM) {
+		t.Errorf("ExecStart=%q", got)
+	}
+}
+
+// TestUnitPassesOn: the user's lines come last, in their order, the empty ones
+// too; those that were replaced do not come.
+func TestUnitPassesOn(t *testing.T) {
+	f, _ := unitOf(t, "[Unit]\nDescription=Mine\nAfter=a.service\nAfter=b.service\n[MicroVM]\nKernel=/k\nLoadCredential=KEY:/key\n"+
+		"[Service]\nRestart=no\nRestart=always\nEnvironment=A=%i\nEnvironment=\nEnvironment=B=2\nLoadCredential=\nLoadCredential=HOST:/h\n[Install]\nWantedBy=multi-user.target\n")
+	for _, tt := range []struct {
+		section, key string
+		want         []string
+	}{
+		{"Unit", "Description", []string{"microVM vm", "Mine"}},
+		{"Unit", "After", []string{"a.service", "b.service"}},
+		{"Service", "Restart", []string{"on-failure", "always"}},
+		{"Service", "Environment", []string{"", "B=2"}},
+		{"Service", "LoadCredential", []string{"", "HOST:/h", "KEY:/key"}},
+		{"Install", "WantedBy", []string{"multi-user.target"}},
+	} {
+		if got := values(f, tt.section, tt.key); !slices.Equal(got, tt.want) {
+			t.Errorf("[%s] %s= is %q, want %q", tt.section, tt.key, got, tt.want)
+		}
+	}
+}
+
+// TestUnitMarks: a source that is missing is marked, unless the user has a
+// default for it, or it is no path.
+func TestUnitMarks(t *testing.T) {
+	marked := func(f *unitfile.File) []string {
+		var out []string
+		for _, v := range values(f, "Service", "SetCredential") {
+			if name, text, _ := strings.Cut(v, ":"); text == rule.MissingMarker {
+				out = append(out, name)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	const lines = "[MicroVM]\nKernel=/k\nLoadCredential=A:/a\nLoadCredentialEncrypted=B:/b\nLoadCredential=C:/c\nSetCredential=C:default\nLoadCredential=D\nImportCredential=E*\n" +
+		"Credential=guest:F\n[Service]\nLoadCredential=F:/f\n"
+	f, _ := unitOf(t, lines)
+	if got := marked(f); !slices.Equal(got, []string{"A", "B", "F"}) {
+		t.Errorf("marked are %q", got)
+	}
+	f, _ = unitOf(t, lines+"ExecStart=\nExecStart=/bin/own\n")
+	if got := marked(f); len(got) != 0 || values(f, "Service", "Type")[0] != "exec" {
+		t.Errorf("with a command of the user's own marked are %q", got)
+	}
+}
+
+// TestUnitOpens: what the plan needs, and nothing else.
+func TestUnitOpens(t *testing.T) {
+	f, _ := unitOf(t, "[MicroVM]\nKernel=/home/me/v m%%x:z\nInitrd=/tmp/initrd\nDisk=data.raw:size=1M\nDisk=/srv/root.raw\nDisk=/srv/a\\:b.raw:ro\nDisk=/dev/vg/swap\nAccelerator=kvm\n")
+	for key, want := range map[string][]string{
+		"BindReadOnlyPaths":      {`"-/home/me/v m%%x:z"`, "-/tmp/initrd", `"-/srv/a:b.raw"`},
+		"BindPaths":              {"-/srv/root.raw"},
+		"DeviceAllow":            {"/dev/kvm rw", "/dev/vg/swap rw"},
+		"MemoryDenyWriteExecute": {"yes"},
+		"SupplementaryGroups":    nil,
+	} {
+		if got := values(f, "Service", key); !slices.Equal(got, want) {
+			t.Errorf("%s= is %q, want %q", key, got, want)
+		}
+	}
+	f, _ = unitOf(t, "[MicroVM]\nKernel=/k\nAccelerator=tcg\n")
+	if got := values(f, "Service", "DeviceAllow"); got != nil || values(f, "Service", "MemoryDenyWriteExecute")[0] != "no" {
+		t.Errorf("for emulation: DeviceAllow=%q", got)
+	}
+}

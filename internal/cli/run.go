@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 
@@ -146,6 +147,9 @@ func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 	in, name := s.In, "standard input"
 	if file != "-" {
 		f, err := os.Open(file)
+		if dir := os.Getenv("CREDENTIALS_DIRECTORY"); errors.Is(err, os.ErrNotExist) && dir != "" && filepath.Dir(file) == filepath.Clean(dir) {
+			return nil, fmt.Errorf("the unit does not carry the plan %s; a drop-in with an empty SetCredential= may have cleared it (systemctl cat shows all)", filepath.Base(file))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the plan: %w", err)
 		}

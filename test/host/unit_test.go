@@ -119,7 +119,7 @@ func TestUnitFails(t *testing.T) {
 			h.do(makeUnit)
 			absent := h.do("systemctl start web")
 			words := h.do("journalctl -u web -o cat --no-pager; systemctl show -p Result -p ExecMainStatus -p NRestarts web")
-			h.do("mkdir -p /etc/secrets /home/kernel /etc/systemd/system/web.service.d; echo x >/etc/secrets/absent; install -m 0600 /var/lib/guest/vmlinuz /home/kernel/vmlinuz; " +
+			h.do("mkdir -p /etc/secrets /home/kernel /etc/systemd/system/web.service.d; echo x >/etc/secrets/absent; echo x >/etc/secrets/gone; install -m 0600 /var/lib/guest/vmlinuz /home/kernel/vmlinuz; " +
 				"sed -i s,/var/lib/guest/vmlinuz,/home/kernel/vmlinuz, /etc/ampoule/web.microvm; " + makeUnit)
 			denied := h.do("systemctl start web; journalctl -u web -o cat --no-pager -n 5")
 			h.do("printf '[Service]\\nSetCredential=\\n' >/etc/systemd/system/web.service.d/reset.conf; systemctl daemon-reload")
@@ -139,7 +139,7 @@ func TestUnitFails(t *testing.T) {
 			if want := "Kernel=/home/kernel/vmlinuz: permission denied for uid "; !strings.Contains(steps[denied].out, want) {
 				t.Errorf("for a kernel that only root may read nothing says %q", want)
 			}
-			if want := "ampoule.plan"; !strings.Contains(steps[reset].out, want) {
+			if want := "the unit does not carry the plan ampoule.plan; a drop-in"; !strings.Contains(steps[reset].out, want) {
 				t.Errorf("for a unit without its plan nothing says %q", want)
 			}
 		})

@@ -17,10 +17,8 @@ func PackOverlay(creds []Credential) (*secret.Value, error) {
 	for _, dir := range overlayDirectories() {
 		size += cpio.HeaderSize(len(dir))
 	}
-	names := make([]string, len(creds))
-	for i, c := range creds {
-		names[i] = archived(layout.Credentials + "/" + c.Guest)
-		size += cpio.HeaderSize(len(names[i])) + c.Value.Len() + cpio.Padding(c.Value.Len())
+	for _, c := range creds {
+		size += cpio.HeaderSize(len(archived(stored(c)))) + c.Value.Len() + cpio.Padding(c.Value.Len())
 	}
 	b := secret.NewBuilder(size)
 	defer b.Wipe()
@@ -29,9 +27,7 @@ func PackOverlay(creds []Credential) (*secret.Value, error) {
 	}
 	for i, c := range creds {
 		n := c.Value.Len()
-		b.Append(cpio.AppendHeader(nil, cpio.Header{
-			Ino: overlayInodes + uint32(i), Mode: cpio.TypeRegular | 0o400, NLink: 1, Size: uint32(n), Name: names[i],
-		})...)
+		b.Append(header(overlayInodes+uint32(i), 0o400, stored(c), int64(n))...)
 		b.AppendValue(c.Value)
 		b.Append(make([]byte, cpio.Padding(n))...)
 	}
@@ -58,6 +54,10 @@ func OverlayTail(shimSize int64, next string) (before, after []byte) {
 	return before, cpio.AppendTrailer(after)
 }
 
+// stored is where the shim finds a credential.
+func stored(c Credential) string { return layout.Credentials + "/" + c.Guest }
+
+// header stands before the body of a file.
 func header(ino, mode uint32, path string, size int64) []byte {
 	return cpio.AppendHeader(nil, cpio.Header{Ino: ino, Mode: cpio.TypeRegular | mode, NLink: 1, Size: uint32(size), Name: archived(path)})
 }

@@ -18,7 +18,7 @@ import (
 func InitrdChannel(vm *spec.VM) plan.Channel {
 	c := plan.Channel{
 		Name: "initrd", Encoding: plan.CPIO, MaxName: rule.MaxName,
-		CommandLine: []string{"rdinit=" + layout.Init},
+		CommandLine: []string{layout.KernelParameter},
 		Why:         fmt.Sprintf("initrd takes any number of credentials, %d bytes in all, with names of at most %d bytes", rule.MaxTotal, rule.MaxName),
 	}
 	words := make([]string, len(vm.KernelCommandLine))

@@ -212,6 +212,7 @@ func questions(b *strings.Builder, vm plan.VM) {
 // words shows a part of the command line as a shell would take it; what waits
 // for an answer stands in angle brackets.
 func words(vm plan.VM, part plan.Part) string {
+	before := func(last string) string { return strings.Join(append(slices.Clone(part.Words), last), " ") }
 	switch part.Ask {
 	case "":
 		quoted := make([]string, len(part.Words))
@@ -222,7 +223,7 @@ func words(vm plan.VM, part plan.Part) string {
 	case plan.AskControl, plan.AskConsole:
 		return strings.ReplaceAll(strings.Join(part.Words, " "), "{fd}", "<descriptor>")
 	case plan.AskCommandLine:
-		return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<kernel command line>"), " ")
+		return before("<kernel command line>")
 	case plan.AskChannel:
 		if !slices.ContainsFunc(vm.Channels, func(c plan.Channel) bool { return c.Encoding != plan.CPIO }) && len(vm.Credentials) > 0 {
 			return "" // they are where the initial RAM disk is
@@ -233,11 +234,11 @@ func words(vm plan.VM, part plan.Part) string {
 		only := len(vm.Channels) == 1 && delivers(vm.Channels[0]) && len(vm.Credentials) > 0
 		switch {
 		case only && vm.Initrd != "":
-			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<credentials, then "+quote(vm.Initrd)+">"), " ")
+			return before("<credentials, then " + quote(vm.Initrd) + ">")
 		case vm.Initrd != "":
-			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], quote(vm.Initrd)), " ")
+			return before(quote(vm.Initrd))
 		case len(vm.Credentials) > 0 && slices.ContainsFunc(vm.Channels, delivers):
-			return strings.Join(append(part.Words[:len(part.Words):len(part.Words)], "<credentials>"), " ")
+			return before("<credentials>")
 		}
 		return ""
 	}

@@ -74,8 +74,8 @@ func (s UnitSource) paths() []unitfile.Entry {
 		if p.write {
 			key = "BindPaths"
 		}
-		why := s.Plan.Origin(p.from).String() + ", " + name(p.from) + "="
-		if device(p.path) {
+		why := s.Plan.Origin(p.from).String() + ", " + plan.KeyOf(p.from) + "="
+		if spec.IsDevice(p.path) {
 			access := "r"
 			if p.write {
 				access = "rw"
@@ -89,10 +89,6 @@ func (s UnitSource) paths() []unitfile.Entry {
 	return out
 }
 
-func device(path string) bool {
-	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
-}
-
 // optional is the path of a bind mount that need not be there, as one word: in
 // quotes a colon does not end it.
 func optional(path string) string {
@@ -101,12 +97,6 @@ func optional(path string) string {
 		return `"` + word + `"`
 	}
 	return word
-}
-
-// name is the key of an assignment's ID.
-func name(id string) string {
-	key, _, _ := strings.Cut(id, "[")
-	return key
 }
 
 // credentials are loaded by systemd, as root, before the sandbox is closed.

@@ -356,6 +356,12 @@ func describe(err error) string {
 // Whole is the ID under which Origins has the place of the VM as a whole.
 const Whole = "[MicroVM]"
 
+// KeyOf returns the key of an assignment by its ID, which is KEY or KEY[INDEX].
+func KeyOf(id string) string {
+	key, _, _ := strings.Cut(id, "[")
+	return key
+}
+
 // Origin returns where an assignment was written. For a default that is the
 // place of the VM as a whole, so that every message names a file.
 func (p *Plan) Origin(id string) diag.Origin {

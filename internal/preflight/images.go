@@ -56,7 +56,7 @@ func (j *judge) boot(ctx context.Context) {
 		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: at most %dM", total>>20), "this host has only %d MiB of memory", total>>20)
 	}
 	if need := kernel.Size + initrd; need >= vm.Memory {
-		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: more than %s, and room to unpack them", spec.FormatSize(roundUp(need))),
+		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: more than %s, and room to unpack them", spec.FormatSize(RoundUp(need))),
 			"kernel and initrd alone have %d bytes", need)
 		return
 	}
@@ -93,8 +93,8 @@ func (j *judge) initrd(ctx context.Context) {
 		j.warn("Initrd", vm.Initrd, "the kernel will not take all of it: "+flaw.What)
 	}
 	if need := Unpacked(j.plan, j.images, 0); need > vm.Memory {
-		j.fail("Memory", spec.FormatSize(vm.Memory), "accepted: "+spec.FormatSize(roundUp(need))+" or more",
-			"the initial RAM disk does not fit once it is unpacked: its files have %s", spec.FormatSize(roundUp(seen.Report.Pages)))
+		j.fail("Memory", spec.FormatSize(vm.Memory), "accepted: "+spec.FormatSize(RoundUp(need))+" or more",
+			"the initial RAM disk does not fit once it is unpacked: its files have %s", spec.FormatSize(RoundUp(seen.Report.Pages)))
 	}
 }
 

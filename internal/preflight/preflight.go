@@ -72,8 +72,7 @@ func Judge(ctx context.Context, p *plan.Plan, h host.Host, places Places) (Answe
 // fail reports an error at the assignment with that id, or, for a default, at
 // the VM as a whole.
 func (j *judge) fail(id, value, accepted, format string, args ...any) {
-	key, _, _ := strings.Cut(id, "[")
-	j.problems.Errorf(j.plan.Origin(id), key, value, accepted, format, args...)
+	j.problems.Errorf(j.plan.Origin(id), plan.KeyOf(id), value, accepted, format, args...)
 }
 
 // warn reports what stops nothing.
@@ -147,7 +146,8 @@ func CommandLineBytes(p *plan.Plan, a plan.Accelerator, c *plan.Channel) int {
 	return len(spec.JoinCommandLine(slices.Concat(longest(a), c.KernelWords(p.VM.KernelCommandLine))))
 }
 
-func roundUp(n int64) int64 { return (n + 1<<20 - 1) &^ (1<<20 - 1) }
+// RoundUp returns the next multiple of a MiB.
+func RoundUp(n int64) int64 { return (n + 1<<20 - 1) &^ (1<<20 - 1) }
 
 // DiskPath is where a disk lies on the host.
 func DiskPath(d plan.Disk, state string) string {

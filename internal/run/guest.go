@@ -260,9 +260,8 @@ func (g *guest) died(cause error) Outcome {
 	exit, _ := g.proc.Wait()
 	words := strings.TrimSpace(g.proc.StderrTail())
 	if from, ok := g.cmd.blame(g.Driver.Blame(words)); ok {
-		key, _, _ := strings.Cut(from, "[")
 		var problems diag.List
-		problems.Errorf(g.Plan.Origin(from), key, diag.Elided, "", "the hypervisor refuses it: %s", oneLine(words))
+		problems.Errorf(g.Plan.Origin(from), plan.KeyOf(from), diag.Elided, "", "the hypervisor refuses it: %s", oneLine(words))
 		return badInput(problems)
 	}
 	return failed("the hypervisor did not start (%s)%s", exit, g.words())

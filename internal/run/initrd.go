@@ -59,7 +59,7 @@ func (r *runner) refuseImages(answers preflight.Answers, c *plan.Channel, creds 
 	if need := preflight.Unpacked(r.Plan, answers.Images, more); need > r.Plan.VM.Memory {
 		return &refusal{
 			index: -1, why: "the initial RAM disk does not fit once it is unpacked, with the credentials and what delivers them in front of it",
-			cure: "accepted: " + spec.FormatSize((need+1<<20-1)&^(1<<20-1)) + " or more", key: "Memory",
+			cure: "accepted: " + spec.FormatSize(preflight.RoundUp(need)) + " or more", key: "Memory",
 		}
 	}
 	return nil

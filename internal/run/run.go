@@ -274,8 +274,7 @@ func (r *runner) gather(ctx context.Context) ([]credential.Credential, diag.List
 func requests(p *plan.Plan, creds []plan.Credential) []credential.Request {
 	var out []credential.Request
 	for _, c := range creds {
-		key, _, _ := strings.Cut(c.From, "[")
-		key = strings.TrimPrefix(key, "Service.")
+		key := strings.TrimPrefix(plan.KeyOf(c.From), "Service.")
 		r := credential.Request{
 			Kind: credential.Kind(c.Kind), ID: c.ID, Guest: c.Guest, Path: c.Path, Value: c.Value,
 			Origin: p.Origin(c.From), Key: key, Shown: c.ID,

@@ -154,3 +154,9 @@ func (r *reader) checkDisks() {
 		}
 	}
 }
+
+// IsDevice reports whether the path of a disk is that of a device, by its place:
+// nothing is looked at. /dev/shm holds files.
+func IsDevice(path string) bool {
+	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
+}

@@ -77,7 +77,7 @@ func (m machine) disk(i int, d spec.Disk) []string {
 	switch {
 	case d.Relative():
 		name = "./" + d.Path
-	case strings.HasPrefix(d.Path, "/dev/") && !strings.HasPrefix(d.Path, "/dev/shm/"):
+	case spec.IsDevice(d.Path):
 		protocol = "host_device"
 	}
 	var text strings.Builder

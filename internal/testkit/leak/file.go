@@ -8,12 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/guest/scan"
 )
 
 // inode identifies a file on the machine.
@@ -79,27 +80,11 @@ func mountsOf(p process) ([]mount, error) {
 			continue
 		}
 		all = append(all, mount{
-			device: a[2], root: unescape(a[3]), point: unescape(a[4]), kind: b[0],
+			device: a[2], root: scan.Unescape(a[3]), point: scan.Unescape(a[4]), kind: b[0],
 			readOnly: slices.Contains(strings.Split(b[2], ","), "ro"),
 		})
 	}
 	return all, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // walked remembers which parts of which file systems were walked.

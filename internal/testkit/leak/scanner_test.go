@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ampoule-vm/ampoule/internal/testkit/guest/scan"
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
@@ -470,7 +471,7 @@ func TestParseMapping(t *testing.T) {
 
 func TestUnescape(t *testing.T) {
 	for in, want := range map[string]string{`/a\040b`: "/a b", `\134`: `\`, `\999`: `\999`, `\04`: `\04`, "": ""} {
-		if got := unescape(in); got != want {
+		if got := scan.Unescape(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}

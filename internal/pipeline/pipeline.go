@@ -30,6 +30,9 @@ type Input struct {
 	// the search path is looked up, "" for the host's own.
 	Argument, Root string
 	Dirs           []string
+	// Tree, if not nil, is in the place of Root and Dirs: the search path as it
+	// was when somebody looked, for many NAMEs.
+	Tree *source.Tree
 	// Set are KEY=VALUE of the command line, above every file.
 	Set     []string
 	Drivers []driver.Driver
@@ -52,7 +55,7 @@ type Result struct {
 
 // Load runs the whole chain and reports every mistake of every link.
 func Load(in Input) Result {
-	set, problems := source.Find(in.Argument, in.Root, in.Dirs)
+	set, problems := in.find()
 	res := Result{Source: set, Problems: problems}
 	main := diag.Origin{File: set.Main, Line: 1, Layer: "main"}
 	if err := spec.CheckName(set.Name); err != nil && path.Base(set.Main) == set.Name+source.Suffix {
@@ -100,6 +103,13 @@ func Load(in Input) Result {
 		res.Plan = p
 	}
 	return res
+}
+
+func (in Input) find() (source.Set, diag.List) {
+	if in.Tree != nil {
+		return in.Tree.Find(in.Argument)
+	}
+	return source.Find(in.Argument, in.Root, in.Dirs)
 }
 
 // mainOrigin is where a problem of the VM as a whole is reported: the first

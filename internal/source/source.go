@@ -5,15 +5,13 @@ package source
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 )
@@ -61,6 +59,8 @@ func IsFile(argument string) bool {
 type finder struct {
 	argument string
 	root     string
+	// tree, where there is one, knows already what is there.
+	tree     *Tree
 	problems diag.List
 }
 
@@ -97,7 +97,7 @@ func (f *finder) file(argument string) Set {
 	if data, ok := f.read(argument); ok {
 		set.Files = append(set.Files, File{Path: argument, Layer: "main", Data: data})
 	}
-	f.dropIns(&set, [][]string{{argument + ".d"}})
+	f.dropIns(&set, []string{argument + ".d"})
 	return set
 }
 
@@ -106,9 +106,9 @@ func (f *finder) name(name string, dirs []string) Set {
 	set := Set{Name: name}
 	unknown := false // whether a directory has the VM
 	for _, dir := range dirs {
-		candidate := path.Join(dir, name+Suffix)
-		if _, err := os.Lstat(f.host(candidate)); err != nil {
-			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		candidate := dir + "/" + name + Suffix
+		if err := f.lookUp(dir, name+Suffix); err != nil {
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 				f.fail(candidate, "accepted: a readable directory", "%s", reason(err))
 				unknown = true
 			}
@@ -138,31 +138,60 @@ func (f *finder) name(name string, dirs []string) Set {
 	}
 	// The rank of the directory beats how specific the name is, and the
 	// type-wide directory is weakest everywhere, as in systemd.
-	var ranks [][]string
+	var ranks []string
 	for _, dir := range dirs {
 		for _, s := range specific {
-			ranks = append(ranks, []string{path.Join(dir, s)})
+			ranks = f.existing(ranks, dir, s)
 		}
 	}
 	for _, dir := range dirs {
-		ranks = append(ranks, []string{path.Join(dir, strings.TrimPrefix(Suffix, ".")+".d")})
+		ranks = f.existing(ranks, dir, typeWide)
 	}
 	f.dropIns(&set, ranks)
 	return set
 }
 
+// typeWide is the name of the directory of drop-ins for every VM.
+const typeWide = "microvm.d"
+
+// lookUp reports why there is no entry of that name in a directory of the
+// search path, or nil.
+func (f *finder) lookUp(dir, name string) error {
+	if f.tree != nil {
+		return f.tree.lookUp(dir, name)
+	}
+	_, err := os.Lstat(f.host(dir + "/" + name))
+	return err
+}
+
+// existing appends a directory of drop-ins, unless it is known that there is
+// none.
+func (f *finder) existing(ranks []string, dir, name string) []string {
+	if f.tree != nil && errors.Is(f.tree.lookUp(dir, name), fs.ErrNotExist) {
+		return ranks
+	}
+	return append(ranks, dir+"/"+name)
+}
+
 func (f *finder) notFound(name string, dirs []string) {
 	accepted := "accepted: the name of a file NAME.microvm there, or the path of one"
-	if near := diag.Nearest(name, Names(f.root, dirs)); near != "" {
+	if near := diag.Nearest(name, f.names(dirs)); near != "" {
 		accepted = "did you mean " + near + "?"
 	}
 	f.fail(path.Join(dirs[0], name+Suffix), accepted, "no VM has the name %s; searched %s", name, strings.Join(dirs, ", "))
 	for _, dir := range dirs {
 		orphans := path.Join(dir, name+Suffix+".d")
-		if _, err := os.Lstat(f.host(orphans)); err == nil {
+		if f.lookUp(dir, name+Suffix+".d") == nil {
 			f.fail(orphans, "rename or remove the directory, or add "+name+Suffix, "drop-ins for a VM that does not exist")
 		}
 	}
+}
+
+func (f *finder) names(dirs []string) []string {
+	if f.tree != nil {
+		return f.tree.Names()
+	}
+	return Names(f.root, dirs)
 }
 
 // Names lists the VMs of the search path, sorted.
@@ -193,18 +222,19 @@ func (f *finder) host(p string) string {
 
 // dropIns reads *.conf of the directories, the strongest rank first, and
 // appends them to the set sorted by file name.
-func (f *finder) dropIns(set *Set, ranks [][]string) {
+func (f *finder) dropIns(set *Set, ranks []string) {
+	if len(ranks) == 0 {
+		return
+	}
 	winners := map[string]string{}
-	for _, rank := range ranks {
-		for _, dir := range rank {
-			for _, name := range f.confs(dir) {
-				p := path.Join(dir, name)
-				if winner, ok := winners[name]; ok {
-					set.Hidden = append(set.Hidden, Hidden{Path: p, By: winner})
-					continue
-				}
-				winners[name] = p
+	for _, dir := range ranks {
+		for _, name := range f.confs(dir) {
+			p := path.Join(dir, name)
+			if winner, ok := winners[name]; ok {
+				set.Hidden = append(set.Hidden, Hidden{Path: p, By: winner})
+				continue
 			}
+			winners[name] = p
 		}
 	}
 	names := make([]string, 0, len(winners))
@@ -253,6 +283,9 @@ func (f *finder) confs(dir string) []string {
 
 // masked reports whether a path is a link to /dev/null.
 func (f *finder) masked(p string) bool {
+	if f.tree != nil && f.tree.regular(p) {
+		return false
+	}
 	target, err := os.Readlink(f.host(p))
 	return err == nil && path.Clean(target) == "/dev/null"
 }
@@ -263,33 +296,17 @@ func (f *finder) read(p string) ([]byte, bool) {
 		f.fail(p, "remove the link to /dev/null to unmask it", "the VM is masked")
 		return nil, false
 	}
-	// O_NONBLOCK: a FIFO must not hang the reader.
-	file, err := os.OpenFile(f.host(p), os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
+	data, what, err := readRegular(f.host(p))
+	switch {
+	case what != "":
+		f.fail(p, "accepted: a regular file", "%s", what)
+		return nil, false
+	case err != nil:
 		accepted := "accepted: a readable file"
 		if _, dangling := f.dangling(p, err); p == f.argument && !strings.ContainsRune(p, '/') && !dangling {
 			accepted += "; a VM of the search path is called without " + Suffix
 		}
 		f.fail(p, accepted, "%s", f.explain(p, err))
-		return nil, false
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-		f.fail(p, "", "%s", reason(err))
-		return nil, false
-	case info.IsDir():
-		f.fail(p, "accepted: a regular file", "this is a directory")
-		return nil, false
-	case !info.Mode().IsRegular():
-		f.fail(p, "accepted: a regular file", "this is not a regular file")
-		return nil, false
-	}
-	data, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
-	switch {
-	case err != nil:
-		f.fail(p, "", "%s", reason(err))
 		return nil, false
 	case len(data) > MaxFile:
 		f.fail(p, fmt.Sprintf("accepted: at most %d bytes", MaxFile), "the file is too large")
@@ -299,6 +316,57 @@ func (f *finder) read(p string) ([]byte, bool) {
 		return nil, false
 	}
 	return data, true
+}
+
+// readRegular returns what is in a regular file, of a large one a little more
+// than MaxFile; or what it is instead of one. It makes no more system calls than
+// it must: the generator reads thousands of files while the machine boots.
+func readRegular(path string) (data []byte, what string, err error) {
+	// O_NONBLOCK: a FIFO must not hang the reader.
+	fd, err := open(path)
+	if err != nil {
+		return nil, "", err
+	}
+	defer syscall.Close(fd)
+	var stat syscall.Stat_t
+	if err := syscall.Fstat(fd, &stat); err != nil {
+		return nil, "", err
+	}
+	switch stat.Mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+	case syscall.S_IFDIR:
+		return nil, "this is a directory", nil
+	default:
+		return nil, "this is not a regular file", nil
+	}
+	// One byte more than there should be: a short read is the end.
+	data = make([]byte, min(stat.Size, MaxFile)+1)
+	length := 0
+	for length <= MaxFile {
+		if length == len(data) { // it grows, or does not tell its size
+			data = append(data, make([]byte, 64<<10)...)
+		}
+		n, err := syscall.Read(fd, data[length:])
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case err != nil:
+			return nil, "", err
+		case n == 0, n > 0 && length+n == int(stat.Size):
+			return data[:length+n], "", nil
+		}
+		length += n
+	}
+	return data[:length], "", nil
+}
+
+func open(path string) (int, error) {
+	for {
+		fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+		if !errors.Is(err, syscall.EINTR) {
+			return fd, err
+		}
+	}
 }
 
 // explain is reason, and names the target of a link that leads nowhere.
@@ -320,12 +388,12 @@ func (f *finder) dangling(p string, err error) (target string, ok bool) {
 
 // reason strips path and operation, which the message already has.
 func reason(err error) string {
-	var errno unix.Errno
+	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		switch errno {
-		case unix.EACCES, unix.EPERM:
+		case syscall.EACCES, syscall.EPERM:
 			return fmt.Sprintf("cannot be read: %s (uid %d)", errno.Error(), os.Geteuid())
-		case unix.ENOENT:
+		case syscall.ENOENT:
 			return "no such file"
 		}
 		return "cannot be read: " + errno.Error()

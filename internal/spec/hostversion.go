@@ -42,3 +42,19 @@ func CheckHostVersion(resolved *layer.Resolved, version int) diag.List {
 	}
 	return problems
 }
+
+// importSince is the version of systemd that has ImportCredential= (NEWS, 254).
+const importSince = 254
+
+// CheckUnitVersion refuses what the VM's unit needs of systemd beyond the user's
+// own lines: in a unit it is systemd that loads the credentials of [MicroVM].
+// Run by hand, a VM does not depend on it.
+func CheckUnitVersion(vm *VM, version int) diag.List {
+	var problems diag.List
+	for _, c := range vm.Credentials {
+		if c.Kind == Import && version < importSince {
+			c.From.Errorf(&problems, "use LoadCredential=", "systemd has this key from version %d on, and this host has %d", importSince, version)
+		}
+	}
+	return problems
+}

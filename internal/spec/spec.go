@@ -92,6 +92,8 @@ type VM struct {
 	// ServiceCredentials are the credentials that [Service] loads, which
 	// Credential= passes on when the VM is run by hand.
 	ServiceCredentials []Credential
+	// Install are the links that [Install] asks for, sorted.
+	Install []Link
 }
 
 // DefaultStopTimeout is the time between power button and kill.
@@ -154,6 +156,7 @@ func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 		}
 	}
 	r.readService(resolved)
+	r.readInstall(resolved)
 	r.checkKernel(resolved.Group(Section, "Kernel"))
 	r.check()
 	problems.Sort()

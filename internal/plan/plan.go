@@ -260,55 +260,36 @@ func (c *Channel) KernelWords(words []string) []string {
 }
 
 // Seal computes both digests.
+//
+// Neither covers what tells where a thing comes from and explains it, nor a
+// channel that cannot be taken: a default that a file states, or better words in
+// a later version, change nothing that reaches hypervisor, guest or service.
 func (p *Plan) Seal() {
-	unit := p.Unit
-	unit.Credentials = changed(unit.Credentials, func(c *Credential) { c.From = "" })
-	p.Digest = Digest{VM: digest(p.VM.bare()), Unit: digest(unit)}
+	e := encoder{out: make([]byte, 0, usual), bare: true}
+	e.vm(&p.VM)
+	p.Digest.VM = digest(e.out)
+	e.out = e.out[:0]
+	e.unit(&p.Unit)
+	p.Digest.Unit = digest(e.out)
 }
 
-// bare is the VM without what tells where it comes from and explains it: a
-// default that a file states, or better words in a later version, change
-// nothing that reaches the hypervisor.
-func (vm VM) bare() VM {
-	vm.Disks = changed(vm.Disks, func(d *Disk) { d.From = "" })
-	vm.Credentials = changed(vm.Credentials, func(c *Credential) { c.From = "" })
-	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
-	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
-	// One that cannot be taken reaches nobody.
-	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
-	return vm
+// usual is the size, in bytes, that few plans exceed.
+const usual = 6 << 10
+
+func digest(of []byte) string {
+	const name = "sha256:"
+	sum := sha256.Sum256(of)
+	return string(hex.AppendEncode(append(make([]byte, 0, len(name)+2*len(sum)), name...), sum[:]))
 }
 
-// changed is a copy of a list with every element changed.
-func changed[T any](list []T, change func(*T)) []T {
-	out := slices.Clone(list)
-	for i := range out {
-		change(&out[i])
-	}
-	return out
+// JSON returns the plan's canonical form: JSON on one line, the same bytes for
+// the same files; fields in the order of the Go types, map keys sorted, nothing
+// escaped that need not be.
+func (p *Plan) JSON() []byte {
+	e := encoder{out: make([]byte, 0, usual)}
+	e.plan(p)
+	return e.out
 }
-
-func digest(v any) string {
-	sum := sha256.Sum256(canonical(v))
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
-
-// canonical is JSON on one line: fields in the order of the Go types, map keys
-// sorted, nothing escaped that need not be.
-func canonical(v any) []byte {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		// Only strings, numbers, slices and maps of them are in a plan.
-		panic(fmt.Sprintf("plan: %v", err))
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
-}
-
-// JSON returns the plan's canonical form: one line, the same bytes for the
-// same files.
-func (p *Plan) JSON() []byte { return canonical(p) }
 
 // Parse reads a plan and refuses one that is not whole: another schema, unknown
 // fields, digests that do not fit the contents, or contents that Ampoule never

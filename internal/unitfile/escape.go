@@ -178,21 +178,29 @@ func digit(c byte) uint64 {
 func EscapeValue(s string) string {
 	var b strings.Builder
 	b.Grow(len(s) + len(s)/16)
+	done := 0 // s[:done] is written; most of a long value is copied in runs
 	for i := 0; i < len(s); {
+		c := s[i]
+		if c > ' ' && c < 0x7F && c != '\\' && c != '#' && c != ';' {
+			i++
+			continue
+		}
 		r, size := utf8.DecodeRuneInString(s[i:])
-		char := s[i : i+size]
 		switch {
-		case r == '\\':
+		case c == '\\':
+			b.WriteString(s[done:i])
 			b.WriteString(`\\`)
+			done = i + size
 		case mustEscape(r, size),
-			r == ' ' && (i == 0 || i+1 == len(s)),
-			(r == '#' || r == ';') && i > 0 && s[i-1] == ' ':
-			writeHex(&b, char)
-		default:
-			b.WriteString(char)
+			c == ' ' && (i == 0 || i+1 == len(s)),
+			(c == '#' || c == ';') && i > 0 && s[i-1] == ' ':
+			b.WriteString(s[done:i])
+			writeHex(&b, s[i:i+size])
+			done = i + size
 		}
 		i += size
 	}
+	b.WriteString(s[done:])
 	return b.String()
 }
 

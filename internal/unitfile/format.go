@@ -1,7 +1,6 @@
 package unitfile
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -58,52 +57,67 @@ func (f *File) Blocks() []Block {
 // UTF-8, lines of [MaxLine] and more. The error names section and key, never
 // the value.
 func Format(blocks []Block) ([]byte, error) {
-	var out bytes.Buffer
-	for i, b := range blocks {
+	out := make([]byte, 0, sizeOf(blocks))
+	var err error
+	for i := range blocks {
 		if i > 0 {
-			out.WriteByte('\n')
+			out = append(out, '\n')
 		}
-		if err := writeBlock(&out, b); err != nil {
+		if out, err = appendBlock(out, &blocks[i]); err != nil {
 			return nil, err
 		}
 	}
-	return out.Bytes(), nil
+	return out, nil
 }
 
-func writeBlock(out *bytes.Buffer, b Block) error {
-	if err := writeComment(out, b.Comment); err != nil {
-		return fmt.Errorf("writing the comment above [%s]: %w", b.Name, err)
+// sizeOf is the size of the file in bytes, or a little more.
+func sizeOf(blocks []Block) int {
+	n := 0
+	for i := range blocks {
+		b := &blocks[i]
+		n += len(b.Comment) + len(b.Name) + len("\n# \n[]\n")
+		for j := range b.Entries {
+			e := &b.Entries[j]
+			n += len(e.Comment) + len("# \n") + len(e.Key) + len(e.Value) + len(" = \n")
+		}
+	}
+	return n
+}
+
+func appendBlock(out []byte, b *Block) ([]byte, error) {
+	out, err := appendComment(out, b.Comment)
+	if err != nil {
+		return nil, fmt.Errorf("writing the comment above [%s]: %w", b.Name, err)
 	}
 	if b.Name == "" && len(b.Entries) == 0 && b.Comment != "" {
-		return nil
+		return out, nil
 	}
 	if err := checkName(b.Name); err != nil {
-		return fmt.Errorf("writing section %q: %w", b.Name, err)
+		return nil, fmt.Errorf("writing section %q: %w", b.Name, err)
 	}
-	fmt.Fprintf(out, "[%s]\n", b.Name)
-	for _, e := range b.Entries {
-		if err := writeComment(out, e.Comment); err != nil {
-			return fmt.Errorf("writing the comment above %s.%s: %w", b.Name, e.Key, err)
+	out = append(append(append(out, '['), b.Name...), "]\n"...)
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if out, err = appendComment(out, e.Comment); err != nil {
+			return nil, fmt.Errorf("writing the comment above %s.%s: %w", b.Name, e.Key, err)
 		}
 		if err := checkEntry(e); err != nil {
-			return fmt.Errorf("writing %q in section %q: %w", e.Key, b.Name, err)
+			return nil, fmt.Errorf("writing %q in section %q: %w", e.Key, b.Name, err)
 		}
 		// A byte order mark at the start of a line would be lost; behind a
 		// blank, which is trimmed, it is not.
 		if strings.HasPrefix(e.Key, byteOrderMark) {
-			out.WriteByte(' ')
+			out = append(out, ' ')
 		}
-		out.WriteString(e.Key)
-		out.WriteByte('=')
-		out.WriteString(e.Value)
+		out = append(append(append(out, e.Key...), '='), e.Value...)
 		// The backslash that ends a value would join the next line; with a
 		// blank behind it, which is trimmed, it does not.
 		if oddBackslashes(e.Value) {
-			out.WriteByte(' ')
+			out = append(out, ' ')
 		}
-		out.WriteByte('\n')
+		out = append(out, '\n')
 	}
-	return nil
+	return out, nil
 }
 
 // What Format refuses.
@@ -119,21 +133,34 @@ var (
 	errEmptyName  = errors.New("assignments need a section")
 )
 
-func writeComment(out *bytes.Buffer, comment string) error {
+func appendComment(out []byte, comment string) ([]byte, error) {
 	if comment == "" {
-		return nil
+		return out, nil
 	}
-	if strings.ContainsAny(comment, "\r\x00") {
-		return errLineEnd
+	if strings.IndexByte(comment, '\r') >= 0 || strings.IndexByte(comment, 0) >= 0 {
+		return nil, errLineEnd
 	}
 	for text := range strings.SplitSeq(strings.TrimSuffix(comment, "\n"), "\n") {
 		if len(text)+2 >= MaxLine {
-			return errTooLong
+			return nil, errTooLong
 		}
-		out.WriteString(strings.TrimRight("# "+text, blanks))
-		out.WriteByte('\n')
+		out = append(out, '#')
+		if text = strings.TrimRight(text, blanks); text != "" {
+			out = append(append(out, ' '), text...)
+		}
+		out = append(out, '\n')
 	}
-	return nil
+	return out, nil
+}
+
+// holdsLineEnd reports whether a byte of s ends a line. Each search for a single
+// byte looks at many at once.
+func holdsLineEnd(s string) bool {
+	return strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 || strings.IndexByte(s, 0) >= 0
+}
+
+func blankEnds(s string) bool {
+	return s != "" && (strings.IndexByte(blanks, s[0]) >= 0 || strings.IndexByte(blanks, s[len(s)-1]) >= 0)
 }
 
 func checkName(name string) error {
@@ -150,17 +177,17 @@ func checkName(name string) error {
 	return nil
 }
 
-func checkEntry(e Entry) error {
+func checkEntry(e *Entry) error {
 	switch {
 	case e.Key == "":
 		return errEmptyKey
-	case strings.ContainsAny(e.Key, "\n\r\x00") || strings.ContainsAny(e.Value, "\n\r\x00"):
+	case holdsLineEnd(e.Key) || holdsLineEnd(e.Value):
 		return errLineEnd
 	case strings.Contains(e.Key, "="):
 		return errEqualsKey
 	case strings.IndexByte("#;[", e.Key[0]) >= 0:
 		return errKeyStart
-	case strings.Trim(e.Key, blanks) != e.Key || strings.Trim(e.Value, blanks) != e.Value:
+	case blankEnds(e.Key) || blankEnds(e.Value):
 		return errBlankEnds
 	case invalidUTF8(e.Key) >= 0 || invalidUTF8(e.Value) >= 0:
 		return errUTF8

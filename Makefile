@@ -6,19 +6,26 @@ export CGO_ENABLED = 0
 # Guests and test roots are built once and kept here.
 export AMPOULE_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help build check gen test test-all bench fuzz demo install clean deps
+.PHONY: help build check gen test test-all bench fuzz demo install uninstall deb clean deps
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # Where the programs are built. The tests have them built elsewhere.
 BIN ?= bin
+# The same bytes from a checkout, an archive, and another user's checkout, which
+# git refuses to look into: no path and no commit of this machine.
+BUILD := $(GO) build -trimpath -buildvcs=false
 
 build: ## build the programs into bin/
-	$(GO) build -trimpath -o $(BIN)/ ./cmd/ampoule
+	$(BUILD) -o $(BIN)/ ./cmd/ampoule
 	@# No symbols, since it is copied at every start that needs it; and an entry
 	@# of its own, before that of Go's runtime (internal/shim/entry).
-	$(GO) build -trimpath -ldflags='-s -w -E=ampoule_init_entry' -o $(BIN)/ ./cmd/ampoule-init
+	$(BUILD) -ldflags='-s -w -E=ampoule_init_entry' -o $(BIN)/ ./cmd/ampoule-init
+ifneq ($(wildcard cmd/ampoule-generator),)
+	@# No symbols, since it is started at every boot and daemon-reload.
+	$(BUILD) -ldflags='-s -w' -o $(BIN)/ ./cmd/ampoule-generator
+endif
 
 deps: ## install what demo and tests need (Debian, root)
 	./scripts/install-deps
@@ -49,13 +56,13 @@ demo: deps build ## boot a real VM and prove that its secrets arrived and leaked
 	$(GO) run ./test/demo
 
 install: build ## install below $(DESTDIR)$(PREFIX)
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/ampoule
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/lib/ampoule bin/ampoule-init
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 dist/man/*.1
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 dist/man/*.5
-	install -D -m 0644 dist/completions/ampoule.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ampoule
-	install -D -m 0644 dist/completions/_ampoule $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ampoule
-	install -D -m 0644 dist/completions/ampoule.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ampoule.fish
+	BIN='$(BIN)' DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' ./scripts/install
+
+uninstall: ## remove what install installs
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' ./scripts/install --remove
+
+deb: build ## build a Debian package into bin/
+	BIN='$(BIN)' ARCH="$$($(GO) env GOARCH)" ./scripts/deb
 
 clean: ## remove what was built, and the cached guests
 	rm -rf bin .cache

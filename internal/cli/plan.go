@@ -2,13 +2,12 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ampoule-vm/ampoule/internal/emit"
-	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/hostfiles"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
 )
@@ -55,9 +54,9 @@ func planCommand(s Streams) *cobra.Command {
 
 // printUnit prints the service of a VM as it would be on this host.
 func printUnit(s Streams, res pipeline.Result) error {
-	program, err := os.Executable()
+	program, err := ownPath()
 	if err != nil {
-		return fmt.Errorf("looking for the path of this program: %w", err)
+		return err
 	}
 	source := emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Fragment, Program: program}
 	for _, f := range res.Source.Files {
@@ -67,7 +66,7 @@ func printUnit(s Streams, res pipeline.Result) error {
 		}
 		source.Files = append(source.Files, path)
 	}
-	if host.Local().HasGroup("kvm") {
+	if hostfiles.Root("").HasGroup("kvm") {
 		source.KVMGroup = "kvm"
 	}
 	text, err := emit.Unit(source)

@@ -99,10 +99,10 @@ func optional(path string) string {
 	return word
 }
 
-// credentials are loaded by systemd, as root, before the sandbox is closed.
-// With marked, a source that is a path and has no default of the user's own gets
-// one that says so: systemd itself would end the unit without naming it.
-func (s UnitSource) credentials(marked bool) []unitfile.Entry {
+// credentials are loaded by systemd, as root, before the sandbox is closed. A
+// source that is a path and has no default of the user's own gets one that says
+// so: systemd itself would end the unit without naming it.
+func (s UnitSource) credentials() []unitfile.Entry {
 	var out []unitfile.Entry
 	for _, c := range s.Plan.VM.Credentials {
 		why := s.Plan.Origin(c.From).String()
@@ -122,14 +122,23 @@ func (s UnitSource) credentials(marked bool) []unitfile.Entry {
 			// [Service] loads it.
 		}
 	}
-	if !marked {
-		return out
+	for _, c := range s.sources() {
+		out = append(out, entry(fmt.Sprintf("in the place of %s if that is missing, so that ampoule can say so", c.Path),
+			"SetCredential", percent(c.ID)+":"+unitfile.EscapeValue(rule.MissingMarker)))
 	}
-	for _, c := range slices.Concat(s.Plan.VM.Credentials, s.Plan.Unit.Credentials) {
-		load := c.Kind == string(spec.Load) || c.Kind == string(spec.LoadEncrypted)
-		if load && strings.HasPrefix(c.Path, "/") && !s.hasDefault(c.ID) {
-			out = append(out, entry(fmt.Sprintf("in the place of %s if that is missing, so that ampoule can say so", c.Path),
-				"SetCredential", percent(c.ID)+":"+unitfile.EscapeValue(rule.MissingMarker)))
+	return out
+}
+
+// sources are the credentials that come from a path and without which the VM
+// does not start.
+func (s UnitSource) sources() []plan.Credential {
+	var out []plan.Credential
+	for _, list := range [][]plan.Credential{s.Plan.VM.Credentials, s.Plan.Unit.Credentials} {
+		for _, c := range list {
+			load := c.Kind == string(spec.Load) || c.Kind == string(spec.LoadEncrypted)
+			if load && strings.HasPrefix(c.Path, "/") && !s.hasDefault(c.ID) {
+				out = append(out, c)
+			}
 		}
 	}
 	return out

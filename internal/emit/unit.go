@@ -45,11 +45,15 @@ func entry(comment, key, value string) unitfile.Entry {
 	return unitfile.Entry{Comment: comment, Key: key, Value: value}
 }
 
+// secretServices are those of sops-nix and agenix, which bring secrets to where
+// the files of a VM look for them. A host that has neither does not mind.
+const secretServices = "sops-install-secrets.service agenix-install-secrets.service"
+
 func (s UnitSource) unit() unitfile.Block {
 	vm := s.Plan.VM
 	entries := []unitfile.Entry{
 		entry("", "Description", "microVM "+vm.Name),
-		entry("", "Documentation", "man:ampoule(1) man:ampoule.microvm(5)"),
+		entry("", "Documentation", "man:ampoule(1) man:ampoule.microvm(5) man:ampoule-generator(8)"),
 		entry("", "SourcePath", percent(s.Main)),
 	}
 	if paths := s.hostPaths(); len(paths) > 0 {
@@ -58,6 +62,15 @@ func (s UnitSource) unit() unitfile.Block {
 			words = append(words, unitfile.QuoteWord(percent(p.path)))
 		}
 		entries = append(entries, entry("where the files lie that the VM is made of", "RequiresMountsFor", strings.Join(words, " ")))
+	}
+	if sources := s.sources(); len(sources) > 0 {
+		var words []string
+		for _, c := range sources {
+			words = append(words, unitfile.QuoteWord(percent(c.Path)))
+		}
+		entries = append(entries,
+			entry("where its credentials come from, and who may put them there", "RequiresMountsFor", strings.Join(words, " ")),
+			entry("", "After", secretServices))
 	}
 	return unitfile.Block{Name: "Unit", Entries: append(entries, s.pass("Unit")...)}
 }
@@ -72,8 +85,7 @@ func (s UnitSource) service() unitfile.Block {
 	entries := []unitfile.Entry{
 		entry("", "Type", kind),
 		entry("", "NotifyAccess", "main"),
-		entry("the plan below, and no other", "ExecStart",
-			unitfile.QuoteWord(percent(s.Program))+" run --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM),
+		entry("the plan below, and no other", "ExecStart", s.program("run --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)),
 		entry("", "SyslogIdentifier", "microvm@"+vm.Name),
 		entry("", "Slice", "machine.slice"),
 		entry("ampoule presses the power button; the hypervisor itself is killed only when the time is up", "KillMode", "mixed"),
@@ -89,9 +101,20 @@ func (s UnitSource) service() unitfile.Block {
 	entries = append(entries, s.pass("Service")...)
 	// Behind the user's lines: an empty LoadCredential= in [Service] clears what
 	// [Service] loads, and not what the guest gets.
-	entries = append(entries, s.credentials(!own)...)
+	entries = append(entries, s.credentials()...)
+	if own && len(s.sources()) > 0 {
+		entries = append(entries, entry("the last of its kind: what a hook of yours makes in time is not missing", "ExecStartPre",
+			s.program("unit sources --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)))
+	}
 	entries = append(entries, entry("the plan", "SetCredential", rule.PlanName+":"+unitfile.EscapeValue(string(s.Plan.JSON()))))
 	return unitfile.Block{Name: "Service", Entries: entries}
+}
+
+// program is a command line of ampoule's.
+func (s UnitSource) program(arguments string) string { return programLine(s.Program, arguments) }
+
+func programLine(program, arguments string) string {
+	return unitfile.QuoteWord(percent(program)) + " " + arguments
 }
 
 // state are the VM's own directories.
@@ -103,6 +126,8 @@ func (s UnitSource) state() []unitfile.Entry {
 		entry("", "CacheDirectory", dir),
 		entry("", "CacheDirectoryMode", "0700"),
 		entry("", "RuntimeDirectory", dir),
+		entry("", "RuntimeDirectoryMode", "0700"),
+		entry("who finds it knows that the VM is between a crash and the next start", "RuntimeDirectoryPreserve", "restart"),
 	}
 }
 

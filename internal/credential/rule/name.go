@@ -69,6 +69,10 @@ func UnitSafe(s string) error {
 // PlanName is the credential by which a unit carries its VM's plan.
 const PlanName = ReservedPrefix + "plan"
 
+// ProblemsName is the credential by which a unit that cannot start carries the
+// reasons, one line each.
+const ProblemsName = ReservedPrefix + "problems"
+
 // MissingMarker is the content of a credential whose source was not there when
 // systemd loaded it: the unit gives it in the source's place. It is no secret,
 // and nothing that anybody would use for one.

@@ -1,0 +1,260 @@
+// Package generator turns all .microvm files of a host into units. It decides
+// unit by unit, and writes them; what a unit looks like is emit's, and what the
+// files mean is pipeline's.
+//
+// It asks nobody: no bus, no program, no network. It needs the files of the
+// search path and of systemd's directories, and a place in /run.
+package generator
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/emit"
+	"github.com/ampoule-vm/ampoule/internal/hostfiles"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+// Input is what the units are made from.
+type Input struct {
+	// Root is the directory below which the host's files lie; "" is the host.
+	Root    string
+	Dirs    []string
+	Drivers []driver.Driver
+	// Program is the absolute path of ampoule, as the units have it.
+	Program string
+	// Running names the VMs that a service runs, sorted.
+	Running []string
+	// Last returns the last good unit of a VM, or nil.
+	Last func(vm string) []byte
+}
+
+// State says what kind of unit a VM has.
+type State string
+
+// The states.
+const (
+	// Made: the files are in order.
+	Made State = "made"
+	// Failing: they are not, and the unit says so when it is started.
+	Failing State = "failing"
+	// Kept: they are not, but the VM runs; its last good unit goes on.
+	Kept State = "kept"
+	// Gone: the VM runs and is not declared any more.
+	Gone State = "gone"
+	// Masked: the VM's file is a link to /dev/null.
+	Masked State = "masked"
+	// Hidden: somebody else provides the unit, and it is left to them.
+	Hidden State = "hidden"
+)
+
+// Unit is what becomes of one VM.
+type Unit struct {
+	VM, Name string
+	State    State
+	// Text is that of the unit; nil where it is masked or hidden.
+	Text     []byte
+	Links    []spec.Link
+	Problems diag.List
+}
+
+// Generator knows the host's files as they were when it was made.
+type Generator struct {
+	in        Input
+	tree      *source.Tree
+	providers hostfiles.Providers
+	kvmGroup  string
+	systemd   int
+	orphans   []string
+	notes     diag.List
+}
+
+// New looks at the host.
+func New(in Input) *Generator {
+	host := hostfiles.Root(in.Root)
+	g := &Generator{in: in, tree: source.Scan(in.Root, in.Dirs), providers: host.Providers(), systemd: host.SystemdVersion()}
+	if host.HasGroup(kvmGroup) {
+		g.kvmGroup = kvmGroup
+	}
+	g.orphans, g.notes = g.tree.Orphans()
+	g.notes = append(g.notes, g.tree.Problems()...)
+	return g
+}
+
+// kvmGroup is the group of /dev/kvm by systemd's own rules (50-udev-default.rules).
+const kvmGroup = "kvm"
+
+// Notes are the findings that belong to no VM.
+func (g *Generator) Notes() diag.List { return g.notes }
+
+// VMs lists all that get a unit: what is declared, drop-ins without a VM, and
+// what runs, sorted.
+func (g *Generator) VMs() []string {
+	vms := slices.Concat(g.tree.Names(), g.orphans, g.in.Running)
+	slices.Sort(vms)
+	return slices.Compact(vms)
+}
+
+// Each makes the units of VMs and hands each to do, from several goroutines at
+// once and in no order.
+func (g *Generator) Each(vms []string, do func(i int, u Unit)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(vms)) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(vms) {
+					return
+				}
+				do(i, g.Unit(vms[i]))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Unit decides what becomes of a VM.
+func (g *Generator) Unit(vm string) Unit {
+	u := Unit{VM: vm, Name: unitName(vm)}
+	_, running := slices.BinarySearch(g.in.Running, vm)
+	file, masked := g.tree.Masked(vm)
+	switch by := g.providers.Of(u.Name); {
+	case by != "":
+		g.hide(&u, file, by)
+	case masked && running:
+		g.gone(&u, file, "the VM is masked")
+	case masked:
+		u.State = Masked
+	case file == "" && running && !slices.Contains(g.orphans, vm):
+		g.gone(&u, path.Join(g.in.Dirs[0], vm+source.Suffix), "the file was removed")
+	default:
+		g.load(&u, running)
+	}
+	return u
+}
+
+// unitName is that of the VM's service. A name that no VM may have is escaped as
+// systemd does, so that the unit which says so can have it.
+func unitName(vm string) string {
+	if spec.CheckName(vm) == nil {
+		return spec.UnitName(vm)
+	}
+	var b strings.Builder
+	for i := range len(vm) {
+		switch c := vm[i]; {
+		case c >= '0' && c <= '9', c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c == '_', c == '.' && i > 0, c == '-':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		}
+	}
+	return spec.UnitName(b.String())
+}
+
+// hide leaves the unit to whoever provides it.
+func (g *Generator) hide(u *Unit, file, by string) {
+	u.State = Hidden
+	if file == "" {
+		file = by
+	}
+	u.Problems.Add(diag.Problem{
+		Origin: diag.Origin{File: file, Line: 1},
+		What:   fmt.Sprintf("%s is provided by %s, and is left as it is", u.Name, by), Accepted: "give the VM another name, or remove that unit",
+	})
+}
+
+// load makes a unit of the VM's files, whatever state they are in.
+func (g *Generator) load(u *Unit, running bool) {
+	res := pipeline.Load(pipeline.Input{Argument: u.VM, Tree: g.tree, Drivers: g.in.Drivers})
+	u.Problems = res.Problems
+	if g.systemd > 0 && res.Resolved != nil {
+		u.Problems = append(u.Problems, spec.CheckHostVersion(res.Resolved, g.systemd)...)
+		u.Problems = append(u.Problems, spec.CheckUnitVersion(res.VM, g.systemd)...)
+	}
+	if res.VM != nil {
+		u.Links = slices.Clone(res.VM.Install)
+		for i := range u.Links {
+			if u.Links[i].Directory != "" {
+				u.Links[i].Name = u.Name // also where it had to be escaped
+			}
+		}
+	}
+	if !u.Problems.HasErrors() {
+		var err error
+		if u.Text, err = g.unit(res); err == nil {
+			u.State = Made
+			return
+		}
+		u.Problems.Add(diag.Problem{Origin: diag.Origin{File: res.Source.Main, Line: 1}, What: fmt.Sprintf("this cannot be written as a unit: %v", err)})
+	}
+	u.Problems.Sort()
+	if running && g.keep(u, emit.Broken) {
+		u.State = Kept
+		return
+	}
+	g.fail(u, res)
+}
+
+// unit writes the unit of a plan.
+func (g *Generator) unit(res pipeline.Result) ([]byte, error) {
+	s := emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Main, Program: g.in.Program, KVMGroup: g.kvmGroup}
+	for _, f := range res.Source.Files {
+		s.Files = append(s.Files, f.Path)
+	}
+	return emit.Unit(s)
+}
+
+// fail writes the unit that says what is wrong.
+func (g *Generator) fail(u *Unit, res pipeline.Result) {
+	u.State = Failing
+	s := emit.FailingSource{
+		Name: u.VM, Main: filepath.Clean(res.Source.Main), Program: g.in.Program, Problems: u.Problems, Resolved: res.Resolved,
+		StopTimeout: plan.Milliseconds(spec.DefaultStopTimeout.Milliseconds()),
+	}
+	if res.Draft != nil {
+		s.StopTimeout = res.Draft.VM.StopTimeout
+	}
+	var err error
+	if u.Text, err = emit.Failing(s); err != nil {
+		u.Problems.Add(diag.Problem{Origin: diag.Origin{File: res.Source.Main, Line: 1}, What: fmt.Sprintf("its unit cannot be written: %v", err)})
+	}
+}
+
+// gone keeps the unit of a VM that runs and is not declared.
+func (g *Generator) gone(u *Unit, file, why string) {
+	u.State = Gone
+	u.Problems.Add(diag.Problem{Origin: diag.Origin{File: file, Line: 1}, What: why, Accepted: "the VM runs on, and does not start again"})
+	if !g.keep(u, emit.Gone) {
+		g.fail(u, pipeline.Result{Source: source.Set{Main: file}})
+		u.State = Gone
+	}
+}
+
+// keep makes the unit of the last good one, if there is one.
+func (g *Generator) keep(u *Unit, fate emit.Fate) bool {
+	last := g.in.Last(u.VM)
+	if last == nil {
+		return false
+	}
+	text, err := emit.Kept(last, u.VM, g.in.Program, fate, u.Problems)
+	if err != nil {
+		return false
+	}
+	u.Text = text
+	if fate == emit.Gone {
+		u.Links = nil
+	}
+	return true
+}

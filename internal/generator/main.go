@@ -1,0 +1,154 @@
+package generator
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/state"
+)
+
+// The exit codes. systemd notes any but 0 in the journal and uses what was
+// written all the same.
+const (
+	ExitDone    = 0
+	ExitTrouble = 1 // a file has mistakes, or a unit could not be written
+	ExitUsage   = 2
+)
+
+// Directory is where the system manager wants the units of generators. A
+// run into another one is somebody's trial, and no unit of it is ever loaded.
+const Directory = "/run/systemd/generator"
+
+// patience is how long a generator may take. systemd waits for 90 seconds, then
+// kills all generators at once, and the boot goes on without any of their units.
+const patience = 60 * time.Second
+
+// Main is ampoule-generator: argv are the directories that systemd gives
+// (systemd.generator(7)), of which the first is used.
+func Main(argv []string, drivers []driver.Driver, errors io.Writer) int {
+	if len(argv) != 1 && len(argv) != 3 {
+		fmt.Fprintln(errors, "usage: ampoule-generator NORMAL-DIR [EARLY-DIR LATE-DIR]\nsystemd runs it; ampoule generate --dry-run shows what it would write")
+		return ExitUsage
+	}
+	// A short life: memory is cheaper than collecting it, up to a point.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(256 << 20)
+	log := &Log{Errors: errors, Journal: journalSocket, Kernel: kernelLog}
+	defer log.Close()
+	program, err := program()
+	if err != nil {
+		log.Failure("ampoule-generator", err)
+		return ExitTrouble
+	}
+	w := &Writer{Out: argv[0]}
+	if filepath.Clean(argv[0]) == Directory {
+		w.Store = storeDirectory
+	}
+	return generate(w, log, Input{
+		Dirs: source.SearchPath(), Drivers: drivers, Program: program, Running: Running(""),
+		Last: LastGood(""),
+	})
+}
+
+// generate writes all units and says what there is to say, in the order of the
+// VMs.
+func generate(w *Writer, log *Log, in Input) int {
+	// Whatever hangs (a network file system behind a link) must not take the
+	// other generators with it.
+	timer := time.AfterFunc(patience, func() {
+		fmt.Fprintln(log.Errors, "ampoule-generator: gave up after", patience)
+		os.Exit(ExitTrouble)
+	})
+	defer timer.Stop()
+	g := New(in)
+	vms := g.VMs()
+	code := ExitDone
+	if len(vms) > 0 {
+		if err := w.Open(); err != nil {
+			log.Failure("ampoule-generator", err)
+			code = ExitTrouble
+			w.Store = ""
+		}
+	}
+	log.Problems("", g.Notes())
+	type result struct {
+		unit Unit
+		err  error
+	}
+	var mu sync.Mutex
+	trouble := map[int]result{}
+	good := make([]bool, len(vms))
+	g.Each(vms, func(i int, u Unit) {
+		err := w.Write(u)
+		good[i] = u.State == Made || u.State == Kept || u.State == Gone
+		u.Text, u.Links = nil, nil
+		if err != nil || len(u.Problems) > 0 {
+			mu.Lock()
+			trouble[i] = result{u, err}
+			mu.Unlock()
+		}
+	})
+	for i := range vms {
+		r, ok := trouble[i]
+		if !ok {
+			continue
+		}
+		log.Problems(r.unit.Name, r.unit.Problems)
+		if r.err != nil {
+			log.Failure(r.unit.Name, r.err)
+		}
+		if r.err != nil || r.unit.Problems.HasErrors() {
+			code = ExitTrouble
+		}
+	}
+	if err := w.Forget(func(vm string) bool {
+		i, ok := slices.BinarySearch(vms, vm)
+		return ok && good[i]
+	}); err != nil {
+		log.Failure("ampoule-generator", err)
+	}
+	return code
+}
+
+// Running names the VMs that a service runs, sorted.
+func Running(root string) []string {
+	instances, err := state.List(root)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, i := range instances {
+		if i.Service {
+			names = append(names, i.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// LastGood reads the last good units of the host below root.
+func LastGood(root string) func(vm string) []byte {
+	store := filepath.Join(root, storeDirectory)
+	return func(vm string) []byte { return Last(store, vm) }
+}
+
+// program is the path of ampoule, which is installed with its generator:
+// PREFIX/lib/systemd/system-generators and PREFIX/bin.
+func program() (string, error) {
+	own, err := os.Executable()
+	if err == nil {
+		own, err = filepath.EvalSymlinks(own)
+	}
+	if err != nil {
+		return "", fmt.Errorf("looking for ampoule: %w", err)
+	}
+	return filepath.Join(filepath.Dir(own), "..", "..", "..", "bin", "ampoule"), nil
+}

@@ -1,0 +1,235 @@
+package generator
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Writer puts units into a generator's directory. Every file and link appears
+// whole or not at all, also where two generators write at once.
+type Writer struct {
+	// Out is the directory that systemd gave. Store, if not "", keeps the last
+	// good units of all VMs beyond the next call, which starts with an empty Out.
+	Out, Store string
+
+	mu   sync.Mutex
+	made map[string]error // directories of links
+}
+
+// storeDirectory is where last good units are kept: on the file system of the
+// generators' directories, so that a link will do, and root's alone. The
+// directory of a running VM will not do: its user may write there.
+const storeDirectory = "/run/ampoule/generator"
+
+// Open makes the store. Without one, a VM whose file breaks while it runs loses
+// its unit.
+func (w *Writer) Open() error {
+	w.made = map[string]error{}
+	if w.Store == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(w.Store), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(w.Store, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// Write writes one unit with its links.
+func (w *Writer) Write(u Unit) error {
+	path := filepath.Join(w.Out, u.Name)
+	switch {
+	case u.State == Hidden:
+		return nil
+	case u.State == Masked:
+		return link("/dev/null", path)
+	case u.State == Made && w.Store != "":
+		if err := w.keep(u, path); err != nil {
+			return err
+		}
+	default:
+		if err := replace(path, u.Text, nil); err != nil {
+			return err
+		}
+	}
+	for _, l := range u.Links {
+		if err := w.link(u.Name, l.Directory, l.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep writes a good unit into the store and links it from there, or, where one
+// file system does not reach both, writes it twice.
+func (w *Writer) keep(u Unit, path string) error {
+	stored := filepath.Join(w.Store, u.VM)
+	err := replace(stored, u.Text, func(temporary string) error { return hardLink(temporary, path) })
+	if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) {
+		if err = replace(stored, u.Text, nil); err == nil {
+			err = replace(path, u.Text, nil)
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	// There is no room for a new file. One that says the same will do.
+	if last := Last(w.Store, u.VM); string(last) == string(u.Text) {
+		return hardLink(stored, path)
+	}
+	return err
+}
+
+// Last reads a unit from a store, or returns nil.
+func Last(store, vm string) []byte {
+	if store == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(store, vm))
+	if err != nil || len(data) == 0 {
+		return nil
+	}
+	return data
+}
+
+// Forget removes from the store what belongs to no VM of those.
+func (w *Writer) Forget(belongs func(vm string) bool) error {
+	if w.Store == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(w.Store)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), temporaryPrefix) || belongs(e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(w.Store, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// link makes a link to the unit in a directory beside it, or beside the unit.
+func (w *Writer) link(unit, directory, name string) error {
+	if directory == "" {
+		return link(unit, filepath.Join(w.Out, name))
+	}
+	dir := filepath.Join(w.Out, directory)
+	w.mu.Lock()
+	err, done := w.made[dir]
+	if !done {
+		if err = os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
+		w.made[dir] = err
+	}
+	w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return link("../"+unit, filepath.Join(dir, name))
+}
+
+// link makes a symbolic link, or leaves the one that says the same.
+func link(target, path string) error {
+	err := syscall.Symlink(target, path)
+	if !errors.Is(err, syscall.EEXIST) {
+		return wrap("symlink", path, err)
+	}
+	if old, err := os.Readlink(path); err == nil && old == target {
+		return nil
+	}
+	temporary := temporaryName(path)
+	if err := syscall.Symlink(target, temporary); err != nil {
+		return wrap("symlink", temporary, err)
+	}
+	return rename(temporary, path)
+}
+
+// hardLink gives a file a second name, in the place of whatever has it.
+func hardLink(old, path string) error {
+	err := syscall.Link(old, path)
+	if !errors.Is(err, syscall.EEXIST) {
+		return wrap("link", path, err)
+	}
+	temporary := temporaryName(path)
+	if err := syscall.Link(old, temporary); err != nil {
+		return wrap("link", temporary, err)
+	}
+	return rename(temporary, path)
+}
+
+const temporaryPrefix = ".ampoule-"
+
+// temporaryName is one of this process's alone, in the same directory, and one
+// that systemd does not take for a unit.
+func temporaryName(path string) string {
+	dir, name := filepath.Split(path)
+	return dir + temporaryPrefix + strconv.Itoa(os.Getpid()) + "-" + name + "~"
+}
+
+// replace writes a file under another name, shows it to whole if that is not
+// nil, and gives it its own. Few system calls: there may be thousands of units.
+func replace(path string, text []byte, whole func(temporary string) error) error {
+	temporary := temporaryName(path)
+	fd, err := syscall.Open(temporary, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return wrap("open", temporary, err)
+	}
+	err = write(fd, text)
+	if closeErr := syscall.Close(fd); err == nil {
+		err = closeErr
+	}
+	if err == nil && whole != nil {
+		err = whole(temporary)
+	}
+	if err == nil {
+		err = syscall.Rename(temporary, path)
+	}
+	if err != nil {
+		_ = syscall.Unlink(temporary)
+		return wrap("write", path, err)
+	}
+	return nil
+}
+
+func write(fd int, text []byte) error {
+	for len(text) > 0 {
+		n, err := syscall.Write(fd, text)
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+		text = text[max(n, 0):]
+	}
+	return nil
+}
+
+func rename(old, path string) error {
+	if err := syscall.Rename(old, path); err != nil {
+		_ = syscall.Unlink(old)
+		return wrap("rename", path, err)
+	}
+	return nil
+}
+
+func wrap(op, path string, err error) error {
+	var already *fs.PathError
+	if err == nil || errors.As(err, &already) {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: path, Err: err}
+}

@@ -1,0 +1,154 @@
+// Package hostfiles holds facts about a host that stand in its files: the
+// version of its systemd, its groups, who provides a unit. It asks nobody and
+// starts nothing, so that a generator may use it while the machine boots, and
+// it looks below any root. What takes more than files is in package host.
+package hostfiles
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Root is the directory below which the host's files lie; "" is the host itself.
+type Root string
+
+func (r Root) path(p string) string {
+	if r == "" {
+		return p
+	}
+	return filepath.Join(string(r), p)
+}
+
+// HasGroup reports whether the host has a group of that name. Only the file is
+// looked at: a group that a network knows may not be there when a unit starts.
+func (r Root) HasGroup(name string) bool {
+	data, err := os.ReadFile(r.path("/etc/group"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, name+":") {
+			return true
+		}
+	}
+	return false
+}
+
+// libraries are the directories of systemd's private library, whose name has the
+// version: Debian's, Fedora's, everybody else's, NixOS's.
+func (r Root) libraries() []string {
+	dirs := []string{"/usr/lib/systemd", "/usr/lib64/systemd", "/lib/systemd", "/run/current-system/systemd/lib/systemd"}
+	if multiarch, err := filepath.Glob(r.path("/usr/lib/*-linux-gnu*/systemd")); err == nil {
+		for _, dir := range multiarch {
+			dirs = append(dirs, strings.TrimPrefix(dir, string(r)))
+		}
+	}
+	return dirs
+}
+
+// SystemdVersion returns the version of the host's systemd by the name of its
+// private library (libsystemd-shared-257.so, libsystemd-shared-256.4-1.fc41.so),
+// or 0 where that is not found.
+func (r Root) SystemdVersion() int {
+	best := 0
+	for _, dir := range r.libraries() {
+		entries, err := os.ReadDir(r.path(dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			rest, ok := strings.CutPrefix(e.Name(), "libsystemd-shared-")
+			if !ok {
+				continue
+			}
+			digits := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
+			if n, err := strconv.Atoi(digits); err == nil {
+				best = max(best, n)
+			}
+		}
+		if best > 0 {
+			return best
+		}
+	}
+	return 0
+}
+
+// UnitDirectories are those of an administrator and of packages, the strongest
+// first. Between them and stronger than a package's stand the generators'.
+func UnitDirectories() []string {
+	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+}
+
+// Providers are the files that provide services microvm@NAME.service and are not
+// Ampoule's.
+type Providers struct {
+	// units are by the name of the unit; template is that of microvm@.service,
+	// and settled are the instances for which somebody made it what it is.
+	units    map[string]string
+	template string
+	settled  map[string]bool
+}
+
+const (
+	prefix = "microvm@"
+	suffix = ".service"
+)
+
+// Providers looks for them. A directory that cannot be read provides nothing.
+func (r Root) Providers() Providers {
+	p := Providers{units: map[string]string{}, settled: map[string]bool{}}
+	for _, dir := range UnitDirectories() {
+		entries, err := os.ReadDir(r.path(dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			name := e.Name()
+			if !strings.HasPrefix(name, prefix) || strings.HasPrefix(name, prefix+suffix+".") {
+				continue
+			}
+			file := filepath.Join(dir, name)
+			switch unit, drop := strings.CutSuffix(name, suffix+".d"); {
+			case drop:
+				// microvm.nix writes this one for each of its VMs
+				// (nixos-modules/host/default.nix); systemctl edit does not.
+				if _, err := os.Lstat(r.path(filepath.Join(file, "overrides.conf"))); err == nil {
+					p.settled[unit+suffix] = true
+				}
+			case !strings.HasSuffix(name, suffix) || r.masked(file):
+			case name == prefix+suffix:
+				p.template = first(p.template, file)
+			default:
+				p.units[name] = first(p.units[name], file)
+			}
+		}
+	}
+	return p
+}
+
+func first(old, found string) string {
+	if old != "" {
+		return old
+	}
+	return found
+}
+
+// masked reports whether a unit is a link to /dev/null: that is a wish of the
+// administrator's and provides nothing.
+func (r Root) masked(file string) bool {
+	target, err := os.Readlink(r.path(file))
+	return err == nil && filepath.Clean(target) == "/dev/null"
+}
+
+// Of returns the file that provides a unit, or "".
+func (p Providers) Of(unit string) string {
+	if file := p.units[unit]; file != "" {
+		return file
+	}
+	if p.settled[unit] {
+		return p.template
+	}
+	return ""
+}

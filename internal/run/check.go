@@ -11,13 +11,14 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
 // Check judges a plan on this host as Run would, and starts nothing. Sockets
 // and FIFOs are not read, since reading them has effects. It also asks the
 // hypervisor for its version, for which a start has no time.
 func Check(ctx context.Context, o Options) diag.List {
-	r := &runner{Options: o, dirs: FindDirectories(o.Plan.VM.Name, o.Getenv), checking: true}
+	r := &runner{Options: o, dirs: state.FindDirectories(o.Plan.VM.Name, o.Getenv), checking: true}
 	r.voice = newVoice(o.Messages)
 	defer r.voice.close()
 	var notes diag.List

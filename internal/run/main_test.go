@@ -206,7 +206,7 @@ func (tr *trial) wantNothingLeft() {
 func (tr *trial) record() string {
 	tr.t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if data, err := os.ReadFile(filepath.Join(tr.env["RUNTIME_DIRECTORY"], recordName)); err == nil {
+		if data, err := os.ReadFile(filepath.Join(tr.env["RUNTIME_DIRECTORY"], "run.json")); err == nil {
 			return string(data)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
 // ControlVariable names the inherited socket on which ampoule boot, started by
@@ -23,8 +25,8 @@ const PlanVariable = "AMPOULE_PLAN"
 // reporter is whom a boot tells how it goes: the service manager and the
 // record, or the ampoule run above.
 type reporter interface {
-	started(Record)
-	ready(Record)
+	started(state.Record)
+	ready(state.Record)
 	ended(Outcome)
 	// stops delivers the wish to power off, with the reason.
 	stops() <-chan string
@@ -33,9 +35,9 @@ type reporter interface {
 // local reports for a run without a Runner=.
 type local struct{ *runner }
 
-func (l local) started(rec Record) { l.writeRecord(rec) }
+func (l local) started(rec state.Record) { l.writeRecord(rec) }
 
-func (l local) ready(rec Record) {
+func (l local) ready(rec state.Record) {
 	l.writeRecord(rec)
 	status := "started, guest not observed"
 	if l.Plan.VM.Readiness.Mode == "console" {
@@ -51,11 +53,11 @@ func (l local) stops() <-chan string { return nil }
 
 // writeRecord replaces the record. A record that cannot be written is no
 // reason to end a guest.
-func (r *runner) writeRecord(rec Record) {
+func (r *runner) writeRecord(rec state.Record) {
 	if r.claim == nil {
 		return
 	}
-	if err := r.claim.write(rec); err != nil {
+	if err := r.claim.Write(rec); err != nil {
 		r.warn("the record of the run cannot be written: %v", err)
 	}
 }
@@ -66,10 +68,10 @@ type message struct {
 	Hello bool `json:"hello,omitempty"`
 	// Credentials are some of those of the record that follows: all of them
 	// can be more than a packet holds.
-	Credentials []DeliveredMetadata `json:"credentials,omitempty"`
+	Credentials []state.DeliveredMetadata `json:"credentials,omitempty"`
 	// Started is the record without them.
-	Started *Record `json:"started,omitempty"`
-	Ready   bool    `json:"ready,omitempty"`
+	Started *state.Record `json:"started,omitempty"`
+	Ready   bool          `json:"ready,omitempty"`
 	// Ended is the outcome. Its problems are not in it: boot has said them.
 	Ended *ending `json:"ended,omitempty"`
 	// Stop travels the other way.
@@ -184,7 +186,7 @@ func receive(conn *net.UnixConn, buf []byte) (int, error) {
 	return n, err
 }
 
-func (r *remote) started(rec Record) {
+func (r *remote) started(rec state.Record) {
 	for some := range slices.Chunk(rec.Credentials, maxCredentials) {
 		send(r.conn, message{Credentials: some})
 	}
@@ -192,7 +194,7 @@ func (r *remote) started(rec Record) {
 	send(r.conn, message{Started: &rec})
 }
 
-func (r *remote) ready(Record) { send(r.conn, message{Ready: true}) }
+func (r *remote) ready(state.Record) { send(r.conn, message{Ready: true}) }
 
 func (r *remote) ended(out Outcome) {
 	send(r.conn, message{Ended: &ending{out.Code, out.Text[:min(len(out.Text), maxText)]}})

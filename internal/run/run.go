@@ -31,6 +31,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/secret"
 	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/state"
 	"github.com/ampoule-vm/ampoule/internal/tsc"
 )
 
@@ -59,13 +60,13 @@ type LeakForTest struct{ Argv, File bool }
 // runner is one run.
 type runner struct {
 	Options
-	dirs        Directories
+	dirs        state.Directories
 	stopSignals []os.Signal
 	signals     chan os.Signal
 	voice       *voice
 	report      reporter
-	record      Record
-	claim       *recorder
+	record      state.Record
+	claim       *state.Claim
 	// checking: nothing is to be started, and nothing written.
 	checking bool
 }
@@ -82,7 +83,7 @@ func Run(ctx context.Context, o Options) Outcome {
 	if err := secret.Harden(false); err != nil {
 		return failed("protecting the process: %v", err)
 	}
-	r.dirs = FindDirectories(o.Plan.VM.Name, o.Getenv)
+	r.dirs = state.FindDirectories(o.Plan.VM.Name, o.Getenv)
 	r.report = local{r}
 	if o.Control != "" {
 		above, err := connect(o.Control)
@@ -125,12 +126,12 @@ func (r *runner) run(ctx context.Context) Outcome {
 		// First, since some sources give a credential only once, and a VM that
 		// is running may still be at it.
 		var err error
-		if r.claim, err = claim(r.dirs); errors.Is(err, errRunning) {
+		if r.claim, err = state.Take(r.dirs); errors.Is(err, state.ErrRunning) {
 			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Runtime)
 		} else if err != nil {
 			return r.unclaimed(ctx, err)
 		}
-		defer r.claim.release()
+		defer r.claim.Release()
 	}
 	early := r.beginEarly(ctx)
 	defer early.end()
@@ -143,7 +144,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 		return badInput(problems)
 	}
 	r.say(problems)
-	r.record = Record{
+	r.record = state.Record{
 		Schema: plan.Schema, Name: r.Plan.VM.Name, Pid: os.Getpid(), Invocation: r.Getenv("INVOCATION_ID"),
 		PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(s.creds),
 	}
@@ -251,10 +252,10 @@ func (r *runner) unclaimed(ctx context.Context, err error) Outcome {
 	return failed("%v", err)
 }
 
-func describe(creds []credential.Credential) Delivery {
-	d := Delivery{Credentials: []DeliveredMetadata{}}
+func describe(creds []credential.Credential) state.Delivery {
+	d := state.Delivery{Credentials: []state.DeliveredMetadata{}}
 	for _, c := range creds {
-		d.Credentials = append(d.Credentials, DeliveredMetadata{Name: c.Guest, Bytes: c.Value.Len(), Source: c.Source})
+		d.Credentials = append(d.Credentials, state.DeliveredMetadata{Name: c.Guest, Bytes: c.Value.Len(), Source: c.Source})
 	}
 	return d
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/process"
 	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
 // child is a Runner= and what its ampoule boot reports.
@@ -31,7 +32,7 @@ type child struct {
 	booted  bool
 	outcome *Outcome
 	// credentials are those received for the next record.
-	credentials []DeliveredMetadata
+	credentials []state.DeliveredMetadata
 }
 
 // startRunner starts the user's program with plan and credentials, and stays
@@ -293,7 +294,7 @@ func (c *child) receive(m message) {
 	case m.Started != nil:
 		rec := *m.Started
 		rec.Pid, rec.Ready = c.record.Pid, c.record.Ready || rec.Ready
-		rec.Credentials, c.credentials = append([]DeliveredMetadata{}, c.credentials...), nil
+		rec.Credentials, c.credentials = append([]state.DeliveredMetadata{}, c.credentials...), nil
 		c.record = rec
 		c.writeRecord(rec)
 	case m.Ready && !c.record.Ready:

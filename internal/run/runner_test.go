@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ampoule-vm/ampoule/internal/state"
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
@@ -59,9 +60,9 @@ func TestReport(t *testing.T) {
 	}
 	c.record.Pid = 42
 	go c.read()
-	rec := Record{Schema: 1, Name: "test", Pid: 7, Reboots: 3, Delivery: Delivery{Channel: "fw_cfg", HypervisorPid: 9}}
+	rec := state.Record{Schema: 1, Name: "test", Pid: 7, Reboots: 3, Delivery: state.Delivery{Channel: "fw_cfg", HypervisorPid: 9}}
 	for i := range 300 {
-		rec.Credentials = append(rec.Credentials, DeliveredMetadata{
+		rec.Credentials = append(rec.Credentials, state.DeliveredMetadata{
 			Name: fmt.Sprintf("%03d%s", i, strings.Repeat("<", 252)), Bytes: i, Source: "file /" + strings.Repeat("\x01", 4090),
 		})
 	}

@@ -1,10 +1,11 @@
-package run
+package state
 
 import (
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,67 +36,67 @@ func TestFindDirectories(t *testing.T) {
 
 func TestClaim(t *testing.T) {
 	d := Directories{Runtime: filepath.Join(t.TempDir(), "deep", "run")}
-	first, err := claim(d)
+	first, err := Take(d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(d); !errors.Is(err, errRunning) {
+	if _, err := Take(d); !errors.Is(err, ErrRunning) {
 		t.Errorf("a second one: %v", err)
 	}
-	if err := first.write(Record{Name: "one"}); err != nil {
+	if err := first.Write(Record{Name: "one"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.write(Record{Name: "two"}); err != nil {
+	if err := first.Write(Record{Name: "two"}); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(filepath.Join(d.Runtime, recordName))
-	if err != nil || field(string(data), `"name": `) != `"two"` {
+	if err != nil || !strings.Contains(string(data), `"name": "two"`) {
 		t.Errorf("%s, %v", data, err)
 	}
 	if info, err := os.Stat(filepath.Join(d.Runtime, recordName)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	first.release()
+	first.Release()
 	if _, err := os.Stat(d.Runtime); !os.IsNotExist(err) {
 		t.Error("the directory is left")
 	}
 	// One that a service manager made stays, empty.
-	given := Directories{Runtime: t.TempDir(), given: true}
+	given := Directories{Runtime: t.TempDir(), Given: true}
 	// What a killed predecessor left is in nobody's way.
 	for _, name := range []string{lockName, recordName, newRecord} {
 		if err := os.WriteFile(filepath.Join(given.Runtime, name), []byte("stale"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r, err := claim(given)
+	r, err := Take(given)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.write(Record{}); err != nil {
+	if err := r.Write(Record{}); err != nil {
 		t.Error(err)
 	}
-	r.release()
+	r.Release()
 	if entries, err := os.ReadDir(given.Runtime); err != nil || len(entries) != 0 {
 		t.Errorf("%v, %v", entries, err)
 	}
 	// Nowhere to keep anything: that is no error.
-	r, err = claim(Directories{})
-	if err != nil || r.write(Record{}) != nil {
+	r, err = Take(Directories{})
+	if err != nil || r.Write(Record{}) != nil {
 		t.Error(err)
 	}
-	r.release()
+	r.Release()
 	// A link is not followed.
 	if err := os.Symlink("/dev/null", filepath.Join(given.Runtime, lockName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(given); err == nil {
+	if _, err := Take(given); err == nil {
 		t.Error("a symbolic link is taken for the lock")
 	}
 	dangling := filepath.Join(t.TempDir(), "run")
 	if err := os.Symlink("nowhere", dangling); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(Directories{Runtime: dangling}); err == nil {
+	if _, err := Take(Directories{Runtime: dangling}); err == nil {
 		t.Error("a link that leads nowhere is taken for a directory")
 	}
 }
@@ -135,8 +136,8 @@ func TestClaimRace(t *testing.T) {
 	for range 8 {
 		group.Go(func() {
 			for range 1500 {
-				r, err := claim(d)
-				if errors.Is(err, errRunning) {
+				r, err := Take(d)
+				if errors.Is(err, ErrRunning) {
 					continue
 				}
 				if err != nil {
@@ -148,7 +149,7 @@ func TestClaimRace(t *testing.T) {
 					most.Store(n)
 				}
 				inside.Add(-1)
-				r.release()
+				r.Release()
 			}
 		})
 	}

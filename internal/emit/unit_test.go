@@ -71,7 +71,7 @@ func TestUnitPassesOn(t *testing.T) {
 		want         []string
 	}{
 		{"Unit", "Description", []string{"microVM vm", "Mine"}},
-		{"Unit", "After", []string{"a.service", "b.service"}},
+		{"Unit", "After", []string{"sops-install-secrets.service agenix-install-secrets.service", "a.service", "b.service"}},
 		{"Service", "Restart", []string{"on-failure", "always"}},
 		{"Service", "Environment", []string{"", "B=2"}},
 		{"Service", "LoadCredential", []string{"", "HOST:/h", "KEY:/key"}},
@@ -103,8 +103,12 @@ func TestUnitMarks(t *testing.T) {
 		t.Errorf("marked are %q", got)
 	}
 	f, _ = unitOf(t, lines+"ExecStart=\nExecStart=/bin/own\n")
-	if got := marked(f); len(got) != 0 || values(f, "Service", "Type")[0] != "exec" {
+	if got := marked(f); len(got) != 3 || values(f, "Service", "Type")[0] != "exec" {
 		t.Errorf("with a command of the user's own marked are %q", got)
+	}
+	// That command may know nothing of marks.
+	if got := values(f, "Service", "ExecStartPre"); len(got) != 1 || !strings.Contains(got[0], " unit sources --plan=%d/ampoule.plan ") {
+		t.Errorf("with a command of the user's own, what runs before it is %q", got)
 	}
 }
 

@@ -30,6 +30,9 @@ func Hold(root, program string) ([]string, error) {
 	if err := os.MkdirAll(w.Out, 0o755); err != nil {
 		return nil, err
 	}
+	if err := w.Open(); err != nil {
+		return nil, err
+	}
 	for _, vm := range Running(root) {
 		name := spec.UnitName(vm)
 		last := LastGood(root)(vm)

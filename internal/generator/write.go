@@ -18,6 +18,9 @@ type Writer struct {
 	// good units of all VMs beyond the next call, which starts with an empty Out.
 	Out, Store string
 
+	// id tells its temporary files from those of another.
+	id int
+
 	mu   sync.Mutex
 	made map[string]error // directories of links
 }
@@ -31,6 +34,9 @@ const storeDirectory = "/run/ampoule/generator"
 // its unit.
 func (w *Writer) Open() error {
 	w.made = map[string]error{}
+	if w.id == 0 {
+		w.id = os.Getpid()
+	}
 	if w.Store == "" {
 		return nil
 	}
@@ -50,18 +56,18 @@ func (w *Writer) Write(u Unit) error {
 	case u.State == Hidden:
 		return nil
 	case u.State == Masked:
-		return link("/dev/null", path)
+		return w.link("/dev/null", path)
 	case u.State == Made && w.Store != "":
 		if err := w.keep(u, path); err != nil {
 			return err
 		}
 	default:
-		if err := replace(path, u.Text, nil); err != nil {
+		if err := w.replace(path, u.Text, nil); err != nil {
 			return err
 		}
 	}
 	for _, l := range u.Links {
-		if err := w.link(u.Name, l.Directory, l.Name); err != nil {
+		if err := w.hang(u.Name, l.Directory, l.Name); err != nil {
 			return err
 		}
 	}
@@ -72,10 +78,10 @@ func (w *Writer) Write(u Unit) error {
 // file system does not reach both, writes it twice.
 func (w *Writer) keep(u Unit, path string) error {
 	stored := filepath.Join(w.Store, u.VM)
-	err := replace(stored, u.Text, func(temporary string) error { return hardLink(temporary, path) })
+	err := w.replace(stored, u.Text, func(temporary string) error { return w.hardLink(temporary, path) })
 	if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) {
-		if err = replace(stored, u.Text, nil); err == nil {
-			err = replace(path, u.Text, nil)
+		if err = w.replace(stored, u.Text, nil); err == nil {
+			err = w.replace(path, u.Text, nil)
 		}
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
@@ -83,7 +89,7 @@ func (w *Writer) keep(u Unit, path string) error {
 	}
 	// There is no room for a new file. One that says the same will do.
 	if last := Last(w.Store, u.VM); string(last) == string(u.Text) {
-		return hardLink(stored, path)
+		return w.hardLink(stored, path)
 	}
 	return err
 }
@@ -123,10 +129,10 @@ func (w *Writer) Forget(belongs func(vm string) bool) error {
 	return nil
 }
 
-// link makes a link to the unit in a directory beside it, or beside the unit.
-func (w *Writer) link(unit, directory, name string) error {
+// hang makes a link to the unit in a directory beside it, or beside the unit.
+func (w *Writer) hang(unit, directory, name string) error {
 	if directory == "" {
-		return link(unit, filepath.Join(w.Out, name))
+		return w.link(unit, filepath.Join(w.Out, name))
 	}
 	dir := filepath.Join(w.Out, directory)
 	w.mu.Lock()
@@ -141,11 +147,11 @@ func (w *Writer) link(unit, directory, name string) error {
 	if err != nil {
 		return err
 	}
-	return link("../"+unit, filepath.Join(dir, name))
+	return w.link("../"+unit, filepath.Join(dir, name))
 }
 
 // link makes a symbolic link, or leaves the one that says the same.
-func link(target, path string) error {
+func (w *Writer) link(target, path string) error {
 	err := syscall.Symlink(target, path)
 	if !errors.Is(err, syscall.EEXIST) {
 		return wrap("symlink", path, err)
@@ -153,39 +159,39 @@ func link(target, path string) error {
 	if old, err := os.Readlink(path); err == nil && old == target {
 		return nil
 	}
-	temporary := temporaryName(path)
+	temporary := w.temporaryName(path)
 	if err := syscall.Symlink(target, temporary); err != nil {
 		return wrap("symlink", temporary, err)
 	}
-	return rename(temporary, path)
+	return w.rename(temporary, path)
 }
 
 // hardLink gives a file a second name, in the place of whatever has it.
-func hardLink(old, path string) error {
+func (w *Writer) hardLink(old, path string) error {
 	err := syscall.Link(old, path)
 	if !errors.Is(err, syscall.EEXIST) {
 		return wrap("link", path, err)
 	}
-	temporary := temporaryName(path)
+	temporary := w.temporaryName(path)
 	if err := syscall.Link(old, temporary); err != nil {
 		return wrap("link", temporary, err)
 	}
-	return rename(temporary, path)
+	return w.rename(temporary, path)
 }
 
 const temporaryPrefix = ".ampoule-"
 
-// temporaryName is one of this process's alone, in the same directory, and one
+// temporaryName is one of this writer's alone, in the same directory, and one
 // that systemd does not take for a unit.
-func temporaryName(path string) string {
+func (w *Writer) temporaryName(path string) string {
 	dir, name := filepath.Split(path)
-	return dir + temporaryPrefix + strconv.Itoa(os.Getpid()) + "-" + name + "~"
+	return dir + temporaryPrefix + strconv.Itoa(w.id) + "-" + name + "~"
 }
 
 // replace writes a file under another name, shows it to whole if that is not
 // nil, and gives it its own. Few system calls: there may be thousands of units.
-func replace(path string, text []byte, whole func(temporary string) error) error {
-	temporary := temporaryName(path)
+func (w *Writer) replace(path string, text []byte, whole func(temporary string) error) error {
+	temporary := w.temporaryName(path)
 	fd, err := syscall.Open(temporary, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
 		return wrap("open", temporary, err)
@@ -218,7 +224,7 @@ func write(fd int, text []byte) error {
 	return nil
 }
 
-func rename(old, path string) error {
+func (w *Writer) rename(old, path string) error {
 	if err := syscall.Rename(old, path); err != nil {
 		_ = syscall.Unlink(old)
 		return wrap("rename", path, err)

@@ -14,18 +14,14 @@ help: ## list the targets
 # Where the programs are built. The tests have them built elsewhere.
 BIN ?= bin
 # The same bytes from a checkout, an archive, and another user's checkout, which
-# git refuses to look into: no path and no commit of this machine.
+# git refuses to look into: no path and no commit of this machine. Without symbols,
+# for two of the three are read at every start; a panic names its lines all the same.
 BUILD := $(GO) build -trimpath -buildvcs=false
 
 build: ## build the programs into bin/
-	$(BUILD) -o $(BIN)/ ./cmd/ampoule
-	@# No symbols, since it is copied at every start that needs it; and an entry
-	@# of its own, before that of Go's runtime (internal/shim/entry).
+	$(BUILD) -ldflags='-s -w' -o $(BIN)/ ./cmd/ampoule ./cmd/ampoule-generator
+	@# An entry of its own, before that of Go's runtime (internal/shim/entry).
 	$(BUILD) -ldflags='-s -w -E=ampoule_init_entry' -o $(BIN)/ ./cmd/ampoule-init
-ifneq ($(wildcard cmd/ampoule-generator),)
-	@# No symbols, since it is started at every boot and daemon-reload.
-	$(BUILD) -ldflags='-s -w' -o $(BIN)/ ./cmd/ampoule-generator
-endif
 
 deps: ## install what demo and tests need (Debian, root)
 	./scripts/install-deps

@@ -8,6 +8,7 @@ package layer
 
 import (
 	"fmt"
+	"iter"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
@@ -79,16 +80,26 @@ type Group struct {
 
 // Effective returns the entries that count, in order.
 func (g *Group) Effective() []Entry {
-	if g == nil {
-		return nil
-	}
 	var out []Entry
-	for _, e := range g.Entries {
-		if e.Fate == Effective {
-			out = append(out, e)
-		}
+	for e := range g.Live() {
+		out = append(out, *e)
 	}
 	return out
+}
+
+// Live yields the entries that count, in order, without a copy: they are not to
+// be changed.
+func (g *Group) Live() iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		if g == nil {
+			return
+		}
+		for i := range g.Entries {
+			if e := &g.Entries[i]; e.Fate == Effective && !yield(e) {
+				return
+			}
+		}
+	}
 }
 
 // Resolved is the outcome for a whole VM.
@@ -108,7 +119,8 @@ func Resolve(files []*unitfile.File, rule func(section, key string) Rule) (*Reso
 	var problems diag.List
 	order := 0
 	for _, f := range files {
-		for _, a := range f.Assignments {
+		for i := range f.Assignments {
+			a := &f.Assignments[i]
 			r.add(a, order, rule(a.Section, a.Key), &problems)
 			order++
 		}
@@ -116,7 +128,7 @@ func Resolve(files []*unitfile.File, rule func(section, key string) Rule) (*Reso
 	return r, problems
 }
 
-func (r *Resolved) add(a unitfile.Assignment, order int, rule Rule, problems *diag.List) {
+func (r *Resolved) add(a *unitfile.Assignment, order int, rule Rule, problems *diag.List) {
 	name := rule.Group
 	if name == "" {
 		name = a.Key
@@ -128,17 +140,17 @@ func (r *Resolved) add(a unitfile.Assignment, order int, rule Rule, problems *di
 		r.index[at] = g
 		r.Groups = append(r.Groups, g)
 	}
-	e := Entry{Assignment: a, Order: order, Fate: Effective}
+	e := Entry{Assignment: *a, Order: order, Fate: Effective}
 	switch {
 	case a.Value == "" && rule.Merge != Additive:
 		e.Fate = Clears
-		g.end(Reset, a.Origin, func(Entry) bool { return true })
+		g.end(Reset, a.Origin, func(*Entry) bool { return true })
 	case rule.Merge == Scalar:
-		g.refuseTwice(a, problems, func(Entry) bool { return true })
-		g.end(Shadowed, a.Origin, func(Entry) bool { return true })
+		g.refuseTwice(a, problems, func(*Entry) bool { return true })
+		g.end(Shadowed, a.Origin, func(*Entry) bool { return true })
 	case rule.Merge == ByID:
 		id := rule.ID(a.Value)
-		same := func(old Entry) bool { return rule.ID(old.Value) == id }
+		same := func(old *Entry) bool { return rule.ID(old.Value) == id }
 		g.refuseTwice(a, problems, same)
 		g.end(Shadowed, a.Origin, same)
 	}
@@ -146,9 +158,9 @@ func (r *Resolved) add(a unitfile.Assignment, order int, rule Rule, problems *di
 }
 
 // end gives every live entry that match accepts its fate.
-func (g *Group) end(fate Fate, by diag.Origin, match func(Entry) bool) {
+func (g *Group) end(fate Fate, by diag.Origin, match func(*Entry) bool) {
 	for i := range g.Entries {
-		if e := &g.Entries[i]; e.Fate == Effective && match(*e) {
+		if e := &g.Entries[i]; e.Fate == Effective && match(e) {
 			e.Fate, e.By = fate, by
 		}
 	}
@@ -156,17 +168,18 @@ func (g *Group) end(fate Fate, by diag.Origin, match func(Entry) bool) {
 
 // refuseTwice reports an assignment that would shadow one of its own file:
 // between files that is an override, within one it is a mistake.
-func (g *Group) refuseTwice(a unitfile.Assignment, problems *diag.List, match func(Entry) bool) {
+func (g *Group) refuseTwice(a *unitfile.Assignment, problems *diag.List, match func(*Entry) bool) {
 	if !g.Rule.Once {
 		return
 	}
-	for _, old := range g.Entries {
+	for i := range g.Entries {
+		old := &g.Entries[i]
 		if old.Fate != Effective || old.Origin.File != a.Origin.File || old.Origin.Layer != a.Origin.Layer || !match(old) {
 			continue
 		}
 		shown := a.Value
 		if g.Rule.Show != nil {
-			shown = g.Rule.Show(a)
+			shown = g.Rule.Show(*a)
 		}
 		where, accepted := "in one file", "keep one of the two lines, or put the override into a drop-in"
 		if a.Origin.Layer == "set" {

@@ -49,7 +49,7 @@ func bootRows() []Row {
 
 // checkKernel demands the one key that has no default.
 func (r *reader) checkKernel(g *layer.Group) {
-	if len(g.Effective()) > 0 || r.Incomplete {
+	if r.counts["Kernel"] > 0 || r.Incomplete {
 		return
 	}
 	at, what := r.Main, "the kernel is missing"

@@ -293,30 +293,35 @@ func passCredential(r *reader, value string, from From) error {
 // checkCredentials refuses two sources for one guest name. A Set beside a Load
 // of the same name is its default, and an Import yields to both, as in systemd.
 func (r *reader) checkCredentials() {
-	rank := map[CredentialKind]int{Load: 0, LoadEncrypted: 0, Set: 1, SetEncrypted: 1, Pass: 0}
-	seen := map[string]map[int]From{}
-	for _, c := range r.vm.Credentials {
-		if c.Kind == Import {
+	// A guest name has at most one source of each rank; the zero From is none.
+	const first, fallback = 0, 1
+	sources := make(map[string]*[2]From, len(r.vm.Credentials))
+	for i := range r.vm.Credentials {
+		c := &r.vm.Credentials[i]
+		rank := first
+		switch c.Kind {
+		case Import:
 			continue
+		case Set, SetEncrypted:
+			rank = fallback
+		case Load, LoadEncrypted, Pass:
 		}
-		byRank := seen[c.Guest]
-		if byRank == nil {
-			byRank = map[int]From{}
-			seen[c.Guest] = byRank
+		have := sources[c.Guest]
+		if have == nil {
+			have = &[2]From{}
+			sources[c.Guest] = have
 		}
-		first, twice := byRank[rank[c.Kind]]
-		if !twice && c.Kind == Pass || !twice && len(byRank) > 0 && byRank[0].Key == "Credential" {
+		other := have[rank]
+		if other.Key == "" && (c.Kind == Pass || have[first].Key == "Credential") {
 			// A passed credential has its source in [Service]; a default beside
 			// it would be a second source.
-			for _, other := range byRank {
-				first, twice = other, true
-			}
+			other = have[1-rank]
 		}
-		if twice {
+		if other.Key != "" {
 			c.From.Errorf(r.problems, "keep one of the two lines", "a second source for the guest's credential %q, which comes from %s=%s (%s)",
-				c.Guest, first.Key, first.Shown, first.Origin)
+				c.Guest, other.Key, other.Shown, other.Origin)
 			continue
 		}
-		byRank[rank[c.Kind]] = c.From
+		have[rank] = c.From
 	}
 }

@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/layer"
@@ -69,17 +70,17 @@ func ParseDisk(s string) (Disk, error) {
 	if !hasOptions {
 		return d, nil
 	}
-	seen := map[string]bool{}
+	var seen []string
 	for option := range strings.SplitSeq(options, ",") {
 		name, value, hasValue := strings.Cut(option, "=")
 		kind := name
 		if name == "raw" || name == "qcow2" {
 			kind = "format"
 		}
-		if seen[kind] {
+		if slices.Contains(seen, kind) {
 			return d, fmt.Errorf("the option %s stands twice", name)
 		}
-		seen[kind] = true
+		seen = append(seen, kind)
 		if err := d.option(name, value, hasValue); err != nil {
 			return d, err
 		}
@@ -143,8 +144,10 @@ func cutUnescaped(s string) (before, after string, found bool) {
 
 // checkDisks refuses one disk, or one serial number, twice.
 func (r *reader) checkDisks() {
-	for i, d := range r.vm.Disks {
-		for _, other := range r.vm.Disks[:i] {
+	for i := range r.vm.Disks {
+		d := &r.vm.Disks[i]
+		for j := range i {
+			other := &r.vm.Disks[j]
 			if d.Path == other.Path {
 				d.From.Errorf(r.problems, "remove one of the two", "the same disk as at %s", other.From.Origin)
 			}

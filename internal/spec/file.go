@@ -20,10 +20,9 @@ func CheckFile(f *unitfile.File) diag.List {
 		}
 		problems.Add(explainProblem(p))
 	}
-	sections := append([]string{Section}, passThrough()...)
 	for _, s := range f.Sections {
-		if !known(sections, s.Name) && !strings.HasPrefix(s.Name, "X-") {
-			problems.Add(unknownSection(s, sections))
+		if !slices.Contains(sections, s.Name) && !strings.HasPrefix(s.Name, "X-") {
+			problems.Add(unknownSection(s))
 		}
 	}
 	if len(f.Sections) == 0 && len(problems) == 0 {
@@ -32,12 +31,13 @@ func CheckFile(f *unitfile.File) diag.List {
 			What:   "the file has no section", Accepted: "accepted: [" + Section + "] and lines KEY=VALUE below it",
 		})
 	}
-	for _, a := range f.Assignments {
-		if !known(sections, a.Section) {
+	for i := range f.Assignments {
+		a := &f.Assignments[i]
+		if len(a.Flaws) == 0 || !slices.Contains(sections, a.Section) {
 			continue
 		}
 		for _, flaw := range a.Flaws {
-			if p := explainFlaw(a, flaw); p.What != "" {
+			if p := explainFlaw(*a, flaw); p.What != "" {
 				problems.Add(p)
 			}
 		}
@@ -56,7 +56,7 @@ func Unread(f *unitfile.File) bool {
 	return slices.ContainsFunc(f.Problems, func(p unitfile.Problem) bool { return p.Fatal || !strings.HasPrefix(p.Section, "X-") })
 }
 
-func unknownSection(s unitfile.Section, sections []string) diag.Problem {
+func unknownSection(s unitfile.Section) diag.Problem {
 	p := diag.Problem{
 		Origin: s.Origin, What: fmt.Sprintf("unknown section [%s]", clip(s.Name)),
 		Accepted: "accepted: [" + strings.Join(sections, "], [") + "], and sections that begin with X-",
@@ -85,7 +85,7 @@ func explainProblem(p unitfile.Problem) diag.Problem {
 		out.What = `a line without "="`
 		out.Accepted = "accepted: KEY=VALUE, [SECTION], or a comment that begins with # or ;"
 		// The line may be the torn-off rest of a secret: nothing of it is repeated.
-		keys := Names()
+		keys := tableKeys
 		if p.Section != Section {
 			keys = systemdkeys.Keys(p.Section)
 		}
@@ -145,7 +145,7 @@ func explainFlaw(a unitfile.Assignment, flaw unitfile.Flaw) diag.Problem {
 		p.What = fmt.Sprintf("the backslash at the end of the line above makes %s part of the value", clip(flaw.Text))
 		p.Accepted = "remove the backslash, or put a blank line before the section"
 	case unitfile.JoinedAssignment:
-		if known(Names(), flaw.Text) || sectionOf(flaw.Text) != "" {
+		if rowOf(flaw.Text) != nil || sectionOf(flaw.Text) != "" {
 			p.What = fmt.Sprintf("the backslash at the end of the line above makes %s= part of the value", flaw.Text)
 			p.Accepted = "remove the backslash"
 		}
@@ -156,11 +156,8 @@ func explainFlaw(a unitfile.Assignment, flaw unitfile.Flaw) diag.Problem {
 // showFlawed shortens the value of an assignment that is not what it seems.
 func showFlawed(a unitfile.Assignment) string {
 	if a.Section == Section {
-		table := Table()
-		for i := range table {
-			if table[i].Name == a.Key {
-				return showJoined(a, table[i].show(a.Value))
-			}
+		if row := rowOf(a.Key); row != nil {
+			return showJoined(a, row.show(a.Value))
 		}
 	}
 	return showUnknown("", a.Value)

@@ -16,7 +16,7 @@ import (
 // checkPassThrough checks one line of [Unit], [Service] or [Install] against
 // systemd's own keys. Whether the host's systemd is new enough is a question
 // for the host, not for the files.
-func (r *reader) checkPassThrough(e layer.Entry) {
+func (r *reader) checkPassThrough(e *layer.Entry) {
 	key, ok := systemdkeys.Lookup(e.Section, e.Key)
 	switch {
 	case !ok:
@@ -41,11 +41,13 @@ func (r *reader) readService(resolved *layer.Resolved) {
 		if g.Name == "ExecStart" {
 			r.checkExecStart(g)
 		}
-		r.vm.Service = append(r.vm.Service, g.Effective()...)
+		for e := range g.Live() {
+			r.vm.Service = append(r.vm.Service, *e)
+		}
 	}
 	slices.SortFunc(r.vm.Service, func(a, b layer.Entry) int { return cmp.Compare(a.Order, b.Order) })
-	for _, e := range r.vm.Service {
-		r.readServiceLine(e)
+	for i := range r.vm.Service {
+		r.readServiceLine(&r.vm.Service[i])
 	}
 }
 
@@ -76,9 +78,10 @@ func showCommand(value string) string {
 	return program
 }
 
-func (r *reader) readServiceLine(e layer.Entry) {
-	from := From{Origin: e.Origin, Key: e.Key, Shown: e.Value, ID: fmt.Sprintf("Service.%s[%d]", e.Key, r.counts["Service."+e.Key])}
-	r.counts["Service."+e.Key]++
+func (r *reader) readServiceLine(e *layer.Entry) {
+	counted := "Service." + e.Key
+	from := From{Origin: e.Origin, Key: e.Key, Shown: e.Value, ID: counted + "[" + strconv.Itoa(r.counts[counted]) + "]"}
+	r.counts[counted]++
 	var c Credential
 	var err error
 	accepted := acceptedLoad

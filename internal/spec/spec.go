@@ -12,6 +12,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -142,14 +143,13 @@ func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 	var problems diag.List
 	r := &reader{Context: ctx, vm: defaults(ctx), problems: &problems, counts: map[string]int{}}
 	r.checkNames(resolved)
-	table := Table()
 	for i := range table {
 		row := &table[i]
 		name := row.Group
 		if name == "" {
 			name = row.Name
 		}
-		for _, e := range resolved.Group(Section, name).Effective() {
+		for e := range resolved.Group(Section, name).Live() {
 			if e.Key == row.Name {
 				r.read(row, e)
 			}
@@ -180,10 +180,10 @@ func defaults(ctx Context) *VM {
 }
 
 // read hands one assignment to its row.
-func (r *reader) read(row *Row, e layer.Entry) {
+func (r *reader) read(row *Row, e *layer.Entry) {
 	from := From{Origin: e.Origin, Key: e.Key, Shown: showJoined(e.Assignment, row.show(e.Value)), ID: e.Key}
 	if row.Merge != layer.Scalar {
-		from.ID = fmt.Sprintf("%s[%d]", e.Key, r.counts[e.Key])
+		from.ID = e.Key + "[" + strconv.Itoa(r.counts[e.Key]) + "]"
 	}
 	r.counts[e.Key]++
 	if err := row.apply(r, e.Value, from); err != nil {

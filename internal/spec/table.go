@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -42,46 +43,42 @@ func (row *Row) show(value string) string {
 	return row.shown(value)
 }
 
-// Table returns all rows in the order of the manual.
-func Table() []Row {
-	var rows []Row
-	for _, feature := range [][]Row{hypervisorRows(), cpuMemoryRows(), bootRows(), diskRows(), consoleRows(), credentialRows(), runnerRows()} {
-		rows = append(rows, feature...)
-	}
-	return rows
-}
+// table has all rows and tableKeys their names, in the same order. Both are made
+// once and never changed: a generator asks them about every line of every VM.
+var (
+	table     = slices.Concat(hypervisorRows(), cpuMemoryRows(), bootRows(), diskRows(), consoleRows(), credentialRows(), runnerRows())
+	tableKeys = namesOf(table)
+)
 
-// Names returns the keys of the table.
-func Names() []string {
-	var names []string
-	for _, row := range Table() {
-		names = append(names, row.Name)
+func namesOf(rows []Row) []string {
+	names := make([]string, len(rows))
+	for i := range rows {
+		names[i] = rows[i].Name
 	}
 	return names
 }
 
+// rowOf returns the row of a key, or nil.
+func rowOf(key string) *Row {
+	if i := slices.Index(tableKeys, key); i >= 0 {
+		return &table[i]
+	}
+	return nil
+}
+
+// Table returns all rows in the order of the manual.
+func Table() []Row { return slices.Clone(table) }
+
+// Names returns the keys of the table.
+func Names() []string { return slices.Clone(tableKeys) }
+
 // Rules returns how every key of a .microvm file merges: ours by the table,
 // the others by systemd's.
 func Rules(id Identity) func(section, key string) layer.Rule {
-	rows := map[string]layer.Rule{}
-	for _, row := range Table() {
-		rule := layer.Rule{Merge: row.Merge, Group: row.Group, Once: row.Merge == layer.Scalar || row.Merge == layer.ByID}
-		rule.Show = func(a unitfile.Assignment) string { return showJoined(a, row.show(a.Value)) }
-		if row.id != nil {
-			rule.ID = func(value string) string {
-				name := row.id(value)
-				if expanded, err := id.Expand(name); err == nil {
-					return expanded
-				}
-				return name
-			}
-		}
-		rows[row.Name] = rule
-	}
 	return func(section, key string) layer.Rule {
 		if section == Section {
-			if rule, ok := rows[key]; ok {
-				return rule
+			if row := rowOf(key); row != nil {
+				return row.rule(id)
 			}
 			return layer.Rule{Merge: layer.List} // unknown: reported by Read
 		}
@@ -96,22 +93,42 @@ func Rules(id Identity) func(section, key string) layer.Rule {
 	}
 }
 
+func (row *Row) rule(id Identity) layer.Rule {
+	rule := layer.Rule{
+		Merge: row.Merge, Group: row.Group, Once: row.Merge == layer.Scalar || row.Merge == layer.ByID,
+		Show: func(a unitfile.Assignment) string { return showJoined(a, row.show(a.Value)) },
+	}
+	if row.id != nil {
+		rule.ID = func(value string) string {
+			name := row.id(value)
+			if expanded, err := id.Expand(name); err == nil {
+				return expanded
+			}
+			return name
+		}
+	}
+	return rule
+}
+
 // passThrough are the sections that go into the unit as they are.
-func passThrough() []string { return []string{"Unit", "Service", "Install"} }
+func passThrough() []string { return sections[1:] }
+
+// sections are all that a file may have, ours first; nothing changes them.
+var sections = []string{Section, "Unit", "Service", "Install"}
 
 // checkNames refuses keys that nobody knows. Sections are checked where the
 // files are at hand, by [CheckFile].
 func (r *reader) checkNames(resolved *layer.Resolved) {
-	names := Names()
 	for _, g := range resolved.Groups {
-		for _, e := range g.Entries {
+		for i := range g.Entries {
+			e := &g.Entries[i]
 			if strings.HasPrefix(e.Key, "X-") || strings.HasPrefix(e.Section, "X-") {
 				continue
 			}
 			switch e.Section {
 			case Section:
-				if !known(names, e.Key) {
-					unknownKey(r.problems, e.Assignment, names)
+				if rowOf(e.Key) == nil {
+					unknownKey(r.problems, e.Assignment, tableKeys)
 				}
 			case "Unit", "Service", "Install":
 				r.checkPassThrough(e)
@@ -124,19 +141,10 @@ func (r *reader) checkNames(resolved *layer.Resolved) {
 // left alone.
 func isKey(section, key string) bool {
 	if section == Section {
-		return known(Names(), key)
+		return rowOf(key) != nil
 	}
 	_, ok := systemdkeys.Lookup(section, key)
 	return ok && !strings.HasPrefix(key, "X-")
-}
-
-func known(names []string, key string) bool {
-	for _, n := range names {
-		if n == key {
-			return true
-		}
-	}
-	return false
 }
 
 // unknownKey reports a key with the nearest known one.
@@ -154,7 +162,7 @@ func unknownKey(problems *diag.List, a unitfile.Assignment, names []string) {
 	if near != "" {
 		accepted = "did you mean " + near + "=?"
 	} else if a.Section != Section {
-		if n := diag.Nearest(a.Key, Names()); n != "" && strings.EqualFold(n, a.Key) {
+		if n := diag.Nearest(a.Key, tableKeys); n != "" && strings.EqualFold(n, a.Key) {
 			accepted = n + "= belongs into [" + Section + "]"
 		}
 	} else if section := sectionOf(a.Key); section != "" {
@@ -190,14 +198,11 @@ func showUnknown(near, value string) string {
 	if value == "" {
 		return ""
 	}
-	table := Table()
-	for i := range table {
-		if row := &table[i]; row.Name == near {
-			if strings.Contains(near, "Credential") {
-				return elideID(value)
-			}
-			return row.show(value)
+	if row := rowOf(near); row != nil {
+		if strings.Contains(near, "Credential") {
+			return elideID(value)
 		}
+		return row.show(value)
 	}
 	for _, prefix := range []string{"Environment", "Exec", "LoadCredential", "SetCredential", "ImportCredential", "StandardInput"} {
 		if near == "" || strings.HasPrefix(near, prefix) {

@@ -12,9 +12,11 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
+	"github.com/ampoule-vm/ampoule/internal/generator"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
+	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
@@ -48,6 +50,11 @@ func checkCommand(s Streams) *cobra.Command {
 			for _, argument := range args {
 				res := sel.load(argument)
 				c := checked{Argument: argument, VM: res.Source.Name, Problems: judge(cmd.Context(), s, res)}
+				if len(res.Source.Files) > 0 && !source.IsFile(argument) {
+					// A FILE is run by hand; a NAME has a unit.
+					c.Problems = append(c.Problems, generator.CheckUnit(sel.root, res)...)
+					c.Problems.Sort()
+				}
 				if c.Problems == nil {
 					c.Problems = diag.List{}
 				}

@@ -169,10 +169,29 @@ func (g *Generator) hide(u *Unit, file, by string) {
 	if file == "" {
 		file = by
 	}
-	u.Problems.Add(diag.Problem{
+	u.Problems.Add(clash(u.Name, file, by))
+}
+
+// clash is what is wrong with a VM whose unit somebody else provides.
+func clash(unit, file, by string) diag.Problem {
+	return diag.Problem{
 		Origin: diag.Origin{File: file, Line: 1},
-		What:   fmt.Sprintf("%s is provided by %s, and is left as it is", u.Name, by), Accepted: "give the VM another name, or remove that unit",
-	})
+		What:   fmt.Sprintf("%s is provided by %s, and is left as it is", unit, by), Accepted: "give the VM another name, or remove that unit",
+	}
+}
+
+// CheckUnit says what would keep the files of a VM, which are in order as far as
+// a run by hand goes, from becoming a unit of the host below root.
+func CheckUnit(root string, res pipeline.Result) diag.List {
+	var problems diag.List
+	host := hostfiles.Root(root)
+	if by := host.Providers().Of(spec.UnitName(res.Source.Name)); by != "" {
+		problems.Add(clash(spec.UnitName(res.Source.Name), res.Source.Main, by))
+	}
+	if version := host.SystemdVersion(); version > 0 && res.VM != nil {
+		problems = append(problems, spec.CheckUnitVersion(res.VM, version)...)
+	}
+	return problems
 }
 
 // load makes a unit of the VM's files, whatever state they are in.

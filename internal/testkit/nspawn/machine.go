@@ -55,6 +55,34 @@ func (m *Machine) Path(path string) string {
 	return filepath.Join(m.layer, path)
 }
 
+// Names are all paths by which processes outside of the host see one of its
+// files, by its absolute path there: on the test's disk, and where
+// systemd-nspawn has it.
+func (m *Machine) Names(path string) []string {
+	return []string{filepath.Join(m.layer, path), filepath.Join(m.root, path)}
+}
+
+// OuterPid is the test's number of a process, by that which the host has; 0
+// where there is none.
+func (m *Machine) OuterPid(pid int) int {
+	files, _ := filepath.Glob("/proc/[0-9]*/status")
+	space, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", m.leader))
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		_, ids, _ := strings.Cut(string(text), "\nNSpid:\t")
+		ids, _, _ = strings.Cut(ids, "\n")
+		all := strings.Fields(ids)
+		if len(all) < 2 || all[len(all)-1] != strconv.Itoa(pid) {
+			continue
+		}
+		if own, _ := os.Readlink(filepath.Join(filepath.Dir(file), "ns/pid")); own == space {
+			outer, _ := strconv.Atoi(all[0])
+			return outer
+		}
+	}
+	return 0
+}
+
 // Leader is the process that the host has as PID 1; 0 while it is off.
 func (m *Machine) Leader() int { return m.leader }
 

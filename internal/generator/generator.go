@@ -99,9 +99,16 @@ const kvmGroup = "kvm"
 func (g *Generator) Notes() diag.List { return g.notes }
 
 // VMs lists all that get a unit: what is declared, drop-ins without a VM, and
-// what runs, sorted.
+// what runs in a unit of ours, sorted.
 func (g *Generator) VMs() []string {
-	vms := slices.Concat(g.tree.Names(), g.orphans, g.in.Running)
+	vms := slices.Concat(g.tree.Names(), g.orphans)
+	for _, vm := range g.in.Running {
+		// One without a last good unit runs in a unit of somebody else's
+		// (ampoule plan --unit), or is what a killed run by hand left.
+		if g.in.Last(vm) != nil {
+			vms = append(vms, vm)
+		}
+	}
 	slices.Sort(vms)
 	return slices.Compact(vms)
 }

@@ -249,7 +249,8 @@ func TestRunningWithoutLast(t *testing.T) {
 	if got := units["microvm@web.service"]; !strings.Contains(got, "\nKillMode=mixed\nTimeoutStopSec=420s\n") {
 		t.Errorf("%s", got)
 	}
-	if got := units["microvm@gone.service"]; !strings.Contains(got, "\nKillMode=mixed\n") {
+	// Nobody ever made a unit for this one: it runs in another, or not at all.
+	if got, ok := units["microvm@gone.service"]; ok {
 		t.Errorf("%s", got)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/spec"
-	"github.com/ampoule-vm/ampoule/internal/version"
 )
 
 // merging says in words how a key merges.
@@ -26,47 +25,33 @@ func merging(row spec.Row) string {
 	return ""
 }
 
-// roff escapes text for a manual page.
-func roff(s string) string {
-	s = strings.ReplaceAll(s, `\`, `\e`)
-	s = strings.ReplaceAll(s, "-", `\-`)
-	s = strings.ReplaceAll(s, "…", `...`)
-	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
-		s = `\&` + s
-	}
-	return s
-}
-
+// manualOfKeys is ampoule.microvm(5).
 func manualOfKeys() []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, ".TH \"AMPOULE.MICROVM\" \"5\" \"\" \"ampoule %s\" \"Ampoule\"\n", version.Version)
-	section := func(name string) { fmt.Fprintf(&b, ".SH %s\n", name) }
-	paragraph := func(text string) { fmt.Fprintf(&b, ".PP\n%s\n", roff(text)) }
-	section("NAME")
-	b.WriteString("ampoule.microvm \\- the file of a microVM\n")
-	section("SYNOPSIS")
-	paragraph("NAME.microvm, NAME.microvm.d/*.conf")
-	section("DESCRIPTION")
+	p := newPage("AMPOULE.MICROVM", "5", "ampoule.microvm", "the file of a microVM")
+	p.section("SYNOPSIS")
+	p.paragraph("NAME.microvm, NAME.microvm.d/*.conf")
+	p.section("DESCRIPTION")
 	for _, text := range introduction() {
-		paragraph(text)
+		p.paragraph(text)
 	}
-	section("OPTIONS OF [MICROVM]")
+	p.section("OPTIONS OF [MICROVM]")
 	for _, row := range spec.Table() {
-		fmt.Fprintf(&b, ".TP\n\\fB%s=\\fR\\fI%s\\fR\n%s\n", roff(row.Name), roff(row.Form), roff(row.Help))
+		text := []string{row.Help}
 		if m := merging(row); m != "" {
-			fmt.Fprintf(&b, "%s\n", roff(m))
+			text = append(text, m)
 		}
 		if row.Default != "" {
-			fmt.Fprintf(&b, "Default: %s.\n", roff(row.Default))
+			text = append(text, "Default: "+row.Default+".")
 		}
+		p.tagged(`\fB`+roff(row.Name)+`=\fR\fI`+roff(row.Form)+`\fR`, text...)
 	}
-	section("SPECIFIERS")
+	p.section("SPECIFIERS")
 	for _, s := range spec.Specifiers() {
-		fmt.Fprintf(&b, ".TP\n\\fB%%%c\\fR\n%s\n", s.Letter, roff(s.Help))
+		p.item("%"+string(s.Letter), s.Help)
 	}
-	section("SEE ALSO")
-	b.WriteString(".BR ampoule (1),\n.BR systemd.unit (5),\n.BR systemd.exec (5),\n.BR systemd\\-creds (1)\n")
-	return b.Bytes()
+	service(p)
+	p.references("ampoule.microvm(5)", "systemd.unit(5)", "systemd.service(5)", "systemd.exec(5)", "systemd-creds(1)")
+	return p.Bytes()
 }
 
 func introduction() []string {

@@ -70,6 +70,7 @@ func Files() ([]File, error) {
 	root.DisableAutoGenTag = true
 	files := []File{
 		{"dist/man/ampoule.microvm.5", manualOfKeys()},
+		{"dist/man/ampoule-generator.8", manualOfGenerator()},
 		{"docs/keys.md", markdownOfKeys()},
 	}
 	pages, err := manuals(root)
@@ -94,6 +95,9 @@ func Files() ([]File, error) {
 	return files, nil
 }
 
+// otherPages goes on where the library ends, with the commands to see also.
+const otherPages = ", \\fBampoule.microvm(5)\\fP, \\fBampoule\\-generator(8)\\fP\n"
+
 // manuals writes a page for each command.
 func manuals(root *cobra.Command) ([]File, error) {
 	var files []File
@@ -107,7 +111,8 @@ func manuals(root *cobra.Command) ([]File, error) {
 		if err := doc.GenMan(cmd, header, &b); err != nil {
 			return nil, err
 		}
-		files = append(files, File{"dist/man/" + name + ".1", undated(b.Bytes())})
+		text := append(bytes.TrimRight(undated(b.Bytes()), "\n"), otherPages...)
+		files = append(files, File{"dist/man/" + name + ".1", text})
 	}
 	return files, nil
 }

@@ -23,7 +23,7 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	vm := p.VM
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	row := func(name, value, from string) {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", name, visible(value), origin(p, from))
+		fmt.Fprintf(t, "%s\t%s\t%s\n", name, Visible(value), origin(p, from))
 	}
 	row("VM", vm.Name, "")
 	row("Hypervisor", hypervisor(vm), first(p, "HypervisorPath", "Hypervisor"))
@@ -52,7 +52,7 @@ func Plan(w io.Writer, p *plan.Plan) error {
 		b.WriteString("\nCredentials\n")
 		t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 		for _, c := range vm.Credentials {
-			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), visible(source(c)), origin(p, c.From))
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), Visible(source(c)), origin(p, c.From))
 		}
 		t.Flush()
 	}
@@ -85,7 +85,7 @@ func origin(p *plan.Plan, from string) string {
 	if !ok {
 		return "default"
 	}
-	return visible(o.String())
+	return Visible(o.String())
 }
 
 // first returns the first of the assignments that was made, or the last name.
@@ -202,7 +202,7 @@ func questions(b *strings.Builder, vm plan.VM) {
 	for _, c := range vm.Channels {
 		switch {
 		case c.Refused != "":
-			fmt.Fprintf(b, "    not %s: %s\n", c.Name, visible(c.Refused))
+			fmt.Fprintf(b, "    not %s: %s\n", c.Name, Visible(c.Refused))
 		case c.Why != "":
 			fmt.Fprintf(b, "    %s\n", c.Why)
 		}
@@ -252,13 +252,13 @@ func quote(w string) string {
 		return w
 	}
 	if strings.ContainsFunc(w, disturbs) {
-		return "$'" + visible(strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(w)) + "'"
+		return "$'" + Visible(strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(w)) + "'"
 	}
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
-// visible writes what a terminal would obey instead of show as \xNN or \uNNNN.
-func visible(s string) string {
+// Visible writes what a terminal would obey instead of show as \xNN or \uNNNN.
+func Visible(s string) string {
 	if !strings.ContainsFunc(s, disturbs) {
 		return s
 	}

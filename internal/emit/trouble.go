@@ -89,10 +89,14 @@ const (
 	Gone
 )
 
+// KeptWords stand in the description of a Kept unit whose fate is Broken, behind
+// the name of the VM and a colon.
+const KeptWords = "running as before its files had mistakes"
+
 // Kept makes the last good unit of a VM, as Unit wrote it, one that stops as it
 // would have stopped, and starts again only as fate allows.
 func Kept(last []byte, name, program string, fate Fate, problems diag.List) ([]byte, error) {
-	state := "running as before its files had mistakes: "
+	state := KeptWords + ": "
 	pre, post := refuse, ""
 	if fate == Gone {
 		state = "running, not declared any more: "

@@ -11,6 +11,9 @@ const (
 	// bootRatioLimit is the share of the time of the same guest with QEMU by
 	// hand.
 	bootRatioLimit = 1.3
+	// generatorRatioLimit is the share of Quadlet's time for as many files, and
+	// generatorGrowthLimit how much longer ten times as many may take.
+	generatorRatioLimit, generatorGrowthLimit = 0.5, 11
 )
 
 // The aims are what a quiet machine is to show. One that is missed is printed

@@ -30,11 +30,15 @@ func main() {
 		payload()
 		return
 	}
+	if len(os.Args) > 2 && os.Args[1] == peakArgument {
+		os.Exit(tellPeak(os.Args[2:]))
+	}
 	runs := flag.Int("runs", 20, "starts, and plans, of each kind")
 	boots := flag.Int("boots", 3, "boots to power-off of each kind")
 	only := flag.String("only", "", "measure `PART` alone")
+	bin := flag.String("bin", "bin", "`DIRECTORY` of the programs")
 	flag.Parse()
-	err := bench(*runs, *boots, *only)
+	err := bench(*bin, *runs, *boots, *only)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
@@ -64,9 +68,10 @@ var parts = []part{
 	{"supervisors", measureSupervisor},
 	{"plans", measurePlans},
 	{"parsers", measureParsers},
+	{"generator", measureGenerators},
 }
 
-func bench(runs, boots int, only string) error {
+func bench(bin string, runs, boots int, only string) error {
 	if runs < 1 || boots < 1 {
 		return fmt.Errorf("-runs=%d -boots=%d: at least one is needed", runs, boots)
 	}
@@ -74,7 +79,7 @@ func bench(runs, boots int, only string) error {
 	if len(chosen) == 0 {
 		return fmt.Errorf("-only=%s: there is no such part", only)
 	}
-	program, err := filepath.Abs("bin/ampoule")
+	program, err := filepath.Abs(filepath.Join(bin, "ampoule"))
 	if err != nil {
 		return err
 	}

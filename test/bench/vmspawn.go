@@ -1,9 +1,6 @@
 package main
 
 import (
-	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -11,8 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // vmspawn is systemd-vmspawn of Debian's unstable release, which has the newest
@@ -28,21 +23,17 @@ type vmspawn struct {
 // that is older than its lists say they may be used; which version came of it
 // stands in the table.
 var vmspawnRecipe = []string{
-	"--quiet", "--variant=minbase", `--aptopt=Acquire::Check-Valid-Until "false"`, "--include=systemd-container", "sid",
+	"--quiet", "--variant=minbase", `--aptopt=Acquire::Check-Valid-Until "false"`, "--include=systemd-container",
 }
 
 // findVmspawn makes the root where the cache has none: a quarter of a minute,
 // and 150 MiB.
 func findVmspawn(s setup) (vmspawn, error) {
-	sum := sha256.Sum256([]byte(strings.Join(vmspawnRecipe, "\x00")))
-	cache, err := filepath.Abs(cmp.Or(os.Getenv("AMPOULE_CACHE"), ".cache"))
+	root, err := buildRoot("sid", vmspawnRecipe...)
 	if err != nil {
-		return vmspawn{}, err
-	}
-	v := vmspawn{root: filepath.Join(cache, "bench-sid-"+hex.EncodeToString(sum[:4])), dir: filepath.Join(s.dir, "vmspawn")}
-	if err := v.build(); err != nil {
 		return vmspawn{}, fmt.Errorf("building a root with systemd-vmspawn: %w", err)
 	}
+	v := vmspawn{root: root, dir: filepath.Join(s.dir, "vmspawn")}
 	if err := v.prepare(); err != nil {
 		return vmspawn{}, err
 	}
@@ -75,33 +66,6 @@ func (v vmspawn) another() (vmspawn, error) {
 }
 
 func (v vmspawn) image() string { return filepath.Join(v.dir, "image") }
-
-func (v vmspawn) build() error {
-	if err := os.MkdirAll(filepath.Dir(v.root), 0o755); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(v.root+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return os.NewSyscallError("flock", err)
-	}
-	if _, err := os.Stat(v.root); err == nil {
-		return nil
-	}
-	fmt.Fprintf(os.Stderr, "building %s ...\n", v.root)
-	partial := v.root + ".partial"
-	if err := os.RemoveAll(partial); err != nil {
-		return err
-	}
-	cmd := exec.Command("mmdebstrap", append(vmspawnRecipe[:len(vmspawnRecipe):len(vmspawnRecipe)], partial)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
-	}
-	return os.Rename(partial, v.root)
-}
 
 // command is systemd-vmspawn with the hypervisor that is found in a directory.
 func (v vmspawn) command(hypervisor string, args ...string) *exec.Cmd {

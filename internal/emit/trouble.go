@@ -89,9 +89,12 @@ const (
 	Gone
 )
 
-// KeptWords stand in the description of a Kept unit whose fate is Broken, behind
-// the name of the VM and a colon.
-const KeptWords = "running as before its files had mistakes"
+// The words by which the description of a Kept unit tells its fate, behind the
+// name of the VM and a colon.
+const (
+	KeptWords = "running as before its files had mistakes"
+	GoneWords = "running, not declared any more"
+)
 
 // Kept makes the last good unit of a VM, as Unit wrote it, one that stops as it
 // would have stopped, and starts again only as fate allows.
@@ -99,7 +102,7 @@ func Kept(last []byte, name, program string, fate Fate, problems diag.List) ([]b
 	state := KeptWords + ": "
 	pre, post := refuse, ""
 	if fate == Gone {
-		state = "running, not declared any more: "
+		state = GoneWords + ": "
 	} else {
 		pre += " --unless-crashed"
 		post = "-" + programLine(program, "unit ended")

@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -33,7 +34,7 @@ func (o Origin) String() string {
 	if o.File == "" {
 		return "built-in"
 	}
-	return fmt.Sprintf("%s:%d", o.File, max(o.Line, 1))
+	return o.File + ":" + strconv.Itoa(max(o.Line, 1))
 }
 
 // Severity orders problems. Only an Error stops anything.

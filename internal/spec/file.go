@@ -49,7 +49,7 @@ func CheckFile(f *unitfile.File) diag.List {
 // seems to be missing from it may be written there.
 func Unread(f *unitfile.File) bool {
 	for _, s := range f.Sections {
-		if s.Name != Section && diag.Nearest(s.Name, []string{Section}) != "" {
+		if !slices.Contains(sections, s.Name) && diag.Nearest(s.Name, []string{Section}) != "" {
 			return true
 		}
 	}

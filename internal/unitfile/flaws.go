@@ -10,6 +10,10 @@ import (
 // the logical line, not yet trimmed.
 func (p *parser) flaws(text string, value int) []Flaw {
 	l := &p.logical
+	if len(l.pieces) == 1 && !l.pieces[0].nul && !l.open && strings.IndexByte(text, '#') < 0 &&
+		strings.IndexByte(text, ';') < 0 && strings.IndexByte(text, '\\') < 0 {
+		return nil // as of most lines: nothing below could find one
+	}
 	var flaws []Flaw
 	add := func(kind FlawKind, number int, what string) {
 		flaws = append(flaws, Flaw{Kind: kind, Origin: p.origin(number), Text: what})

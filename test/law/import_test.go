@@ -14,7 +14,7 @@ func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
 			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
-		{"internal/host", "internal/hostfiles", "internal/state", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel"},
+		{"internal/host", "internal/hostfiles", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel"},
 		{"internal/layer", "internal/inspect"},
 		{"internal/spec"},
 		{"internal/plan"}, // what a driver fills
@@ -22,7 +22,7 @@ func order() [][]string {
 		{"internal/driver/drivertest", "internal/driver/*"},
 		{"internal/driver/all"},
 		{"internal/pipeline", "internal/emit", "internal/preflight"},
-		{"internal/run", "internal/generator"},
+		{"internal/run", "internal/generator", "internal/inventory"},
 		{"internal/cli"},
 		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
 		{"internal/testkit/*", "test/*"},
@@ -86,7 +86,7 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
@@ -95,11 +95,11 @@ func permits() map[string]exceptions {
 			"internal/systemdkeys/gen": "asks git for systemd's releases",
 		},
 		"net": {
-			"internal/console": "the guest's serial port", "internal/control/qmp": "the control socket", "internal/run": "hands both on",
+			"internal/console": "the guest's serial port", "internal/control/qmp": "the control socket", "internal/run": "hands both on", "internal/systemd": "the bus",
 		},
 		"syscall": {
 			"internal/console": edges, "internal/credential": "owner of a file", "internal/inspect": "identity of a file", "internal/control/qmp": edges, "internal/process": edges,
-			"internal/run": edges, "internal/state": "locks and owners", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
+			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/inventory": "names of signals", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
 		},
 		"golang.org/x/sys/unix": {
 			"internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
@@ -107,7 +107,7 @@ func permits() map[string]exceptions {
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",
@@ -119,7 +119,7 @@ func permits() map[string]exceptions {
 			"internal/cli": "where the list of hypervisors meets a user", "cmd/ampoule-generator": "where it meets systemd",
 		},
 		"internal/source": {
-			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/generator": "the names of all VMs", "internal/gen": "the search path for the manual",
+			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/generator": "the names of all VMs", "internal/inventory": "the names of all VMs", "internal/gen": "the search path for the manual",
 		},
 		"internal/unitfile": {
 			"internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
@@ -130,8 +130,9 @@ func permits() map[string]exceptions {
 		},
 		"github.com/spf13/cobra":                     {"internal/cli": "commands", "internal/gen": "manuals of the commands"},
 		"github.com/spf13/cobra/doc":                 {"internal/gen": "manuals of the commands"},
-		"golang.org/x/term":                          {"internal/console": "raw mode", "internal/run": "gives the terminal back as a runner found it"},
+		"golang.org/x/term":                          {"internal/console": "raw mode", "internal/run": "gives the terminal back as a runner found it", "internal/cli": "is a person reading"},
 		"github.com/coreos/go-systemd/v22/daemon":    {"internal/run": "tells the service manager"},
+		"github.com/godbus/dbus/v5":                  {"internal/systemd": "asks the service manager"},
 		"github.com/rogpeppe/go-internal/testscript": {},
 		"log": {}, "log/slog": {"internal/secret": "says how a secret is logged: not at all"}, "net/http": {}, "plugin": {}, "C": {}, "os/user": {}, "math/rand": {}, "io/ioutil": {},
 	}

@@ -1,0 +1,132 @@
+// Package systemd asks the host's service manager about units, over D-Bus. It
+// changes nothing: who wants to start or stop a VM has systemctl.
+//
+// What lives here: the connection with its deadline, many calls under way at
+// once, and the properties of a unit as plain data. What must not: which units
+// are VMs, what their states mean, and words for people.
+package systemd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Patience is how long a connection lasts, all of its questions together. A
+// manager that is busy (it answers nobody during a daemon-reload) is waited for
+// so long, and no longer.
+const Patience = 5 * time.Second
+
+// ErrAbsent means that no systemd manages this system: a container, or another
+// init.
+var ErrAbsent = errors.New("systemd does not manage this system")
+
+// endpoint is where a manager can be asked.
+type endpoint struct {
+	address string // of a stream socket
+	bus     bool   // a message bus, which has to be greeted, and not the manager itself
+}
+
+// places are all paths of a system that matter here.
+type places struct {
+	booted    string // a directory where systemd is the init
+	endpoints []endpoint
+}
+
+// system are those of this host. The manager's own socket is for root alone, and
+// answers without a message bus, which a small host may not have.
+func system(euid int) places {
+	p := places{booted: "/run/systemd/system", endpoints: []endpoint{{"/run/dbus/system_bus_socket", true}}}
+	if euid == 0 {
+		p.endpoints = append([]endpoint{{"/run/systemd/private", false}}, p.endpoints...)
+	}
+	return p
+}
+
+// Client is a connection to the manager. It is for one command, which is over
+// before Patience is.
+type Client struct {
+	conn *dbus.Conn
+}
+
+// Connect finds the manager of this system; the error is ErrAbsent where there
+// is none. Close ends the connection.
+func Connect(ctx context.Context) (*Client, error) {
+	return connect(ctx, system(os.Geteuid()), Patience)
+}
+
+func connect(ctx context.Context, p places, patience time.Duration) (*Client, error) {
+	if info, err := os.Stat(p.booted); err != nil || !info.IsDir() {
+		return nil, ErrAbsent
+	}
+	var problems []error
+	for _, e := range p.endpoints {
+		conn, err := dial(ctx, e, time.Now().Add(patience))
+		if err == nil {
+			return &Client{conn}, nil
+		}
+		problems = append(problems, fmt.Errorf("%s: %w", e.address, explain(err)))
+	}
+	return nil, fmt.Errorf("asking systemd: %w", errors.Join(problems...))
+}
+
+// buffered saves the many small reads of which a message is made.
+type buffered struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
+
+// dial connects and proves who we are. The deadline holds for everything that
+// is ever read or written.
+func dial(ctx context.Context, e endpoint, deadline time.Time) (*dbus.Conn, error) {
+	dialer := net.Dialer{Deadline: deadline}
+	raw, err := dialer.DialContext(ctx, "unix", e.address)
+	if err != nil {
+		return nil, err
+	}
+	if err := raw.SetDeadline(deadline); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	conn, err := dbus.NewConn(buffered{raw, bufio.NewReaderSize(raw, 64<<10)}, dbus.WithContext(ctx))
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
+	if err == nil && e.bus {
+		err = conn.Hello()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Close ends the connection; calls that are under way fail.
+func (c *Client) Close() { _ = c.conn.Close() }
+
+// explain says what the errors of a connection mean.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer within %v", Patience)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return errors.New("nobody listens")
+	case errors.Is(err, dbus.ErrClosed):
+		return errors.New("the connection was closed")
+	}
+	return err
+}

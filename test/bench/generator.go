@@ -51,9 +51,9 @@ type host struct{ dir string }
 
 // generator is one of the two.
 type generator struct {
-	name, program string // program as the host has it
-	dir, suffix   string // of its files
-	text          string // of file %[1]d
+	program     string // as the host has it
+	dir, suffix string // of its files
+	text        string // of file %[1]d
 	// unit is the name of the unit that it makes of file %d.
 	unit string
 }
@@ -82,25 +82,25 @@ func newHost(s setup, root string) (host, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return host{}, os.NewSyscallError("unshare", err)
 	}
-	mount := func(source, target, kind string, flags uintptr, data string) error {
+	mount := func(kind, target, data string) error {
 		if err := os.MkdirAll(target, 0o755); err != nil {
 			return err
 		}
-		return os.NewSyscallError("mount", unix.Mount(source, target, kind, flags, data))
+		return os.NewSyscallError("mount", unix.Mount(kind, target, kind, 0, data))
 	}
 	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 	if err == nil {
-		err = mount("tmpfs", memory, "tmpfs", 0, "mode=0755")
+		err = mount("tmpfs", memory, "mode=0755")
 	}
 	err = errors.Join(err, os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755))
 	if err == nil {
-		err = mount("overlay", h.dir, "overlay", 0, "lowerdir="+root+",upperdir="+upper+",workdir="+work)
+		err = mount("overlay", h.dir, "lowerdir="+root+",upperdir="+upper+",workdir="+work)
 	}
 	if err == nil {
-		err = mount("proc", h.path("/proc"), "proc", 0, "")
+		err = mount("proc", h.path("/proc"), "")
 	}
 	if err == nil {
-		err = mount("tmpfs", h.path("/run"), "tmpfs", 0, "mode=0755")
+		err = mount("tmpfs", h.path("/run"), "mode=0755")
 	}
 	if err != nil {
 		return host{}, fmt.Errorf("making a host for generators: %w", err)
@@ -134,7 +134,7 @@ func (h host) measure(runs int) ([]measurement, error) {
 		if err != nil {
 			return nil, err
 		}
-		tookBare, err := h.again(fewUnits)
+		tookBare, err := h.again()
 		if err != nil {
 			return nil, err
 		}
@@ -142,7 +142,7 @@ func (h host) measure(runs int) ([]measurement, error) {
 		if err != nil {
 			return nil, err
 		}
-		tookBareTheirs, err := h.again(fewUnits)
+		tookBareTheirs, err := h.again()
 		if err != nil {
 			return nil, err
 		}
@@ -250,8 +250,8 @@ func (h host) run(g generator, units int) (time.Duration, error) {
 	for i := range units {
 		unit := fmt.Sprintf(g.unit, i)
 		link := filepath.Join(h.path(generatorDir), "multi-user.target.wants", unit)
-		if info, err := os.Stat(link); err != nil || info.Size() == 0 {
-			return 0, fmt.Errorf("%s made no %s that is wanted: %v\n%.2000s", g.program, unit, err, words.String())
+		if _, err := os.Stat(link); err != nil {
+			return 0, fmt.Errorf("%s made no %s that is wanted: %w\n%.2000s", g.program, unit, err, words.String())
 		}
 	}
 	return took, nil
@@ -259,7 +259,7 @@ func (h host) run(g generator, units int) (time.Duration, error) {
 
 // again is the time to create what the last generator made, the same bytes and
 // links, one after the other.
-func (h host) again(units int) (time.Duration, error) {
+func (h host) again() (time.Duration, error) {
 	type file struct {
 		name   string
 		data   []byte
@@ -280,8 +280,11 @@ func (h host) again(units int) (time.Duration, error) {
 		files = append(files, f)
 		return errors.Join(err, os.MkdirAll(filepath.Dir(f.name), 0o755))
 	})
-	if err != nil || len(files) != 2*units {
-		return 0, fmt.Errorf("reading what a generator wrote: %d files and links: %v", len(files), err)
+	if err != nil {
+		return 0, fmt.Errorf("reading what a generator wrote: %w", err)
+	}
+	if len(files) != 2*fewUnits {
+		return 0, fmt.Errorf("a generator wrote %d files and links for %d units", len(files), fewUnits)
 	}
 	started := time.Now()
 	for _, f := range files {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,7 @@ func unitCommand(s Streams) *cobra.Command {
 		Args:   argumentsOf("unit takes a command", 0, 0),
 		RunE:   func(*cobra.Command, []string) error { return errors.New("unit takes a command") },
 	}
-	cmd.AddCommand(refuseCommand(s), endedCommand(), sourcesCommand(s), holdCommand(s), releaseCommand())
+	cmd.AddCommand(refuseCommand(s), resumeCommand(s), endedCommand(), sourcesCommand(s), holdCommand(s), releaseCommand())
 	return cmd
 }
 
@@ -39,22 +40,53 @@ func refuseCommand(s Streams) *cobra.Command {
 		Short: "End a start with the mistakes of the VM's files",
 		Args:  argumentsOf("refuse takes no arguments", 0, 0),
 		RunE: func(*cobra.Command, []string) error {
-			if unlessCrashed && os.Getenv("RUNTIME_DIRECTORY") != "" && os.Remove(crashed()) == nil {
+			if unlessCrashed && afterCrash() {
 				return nil
 			}
-			f, err := os.Open(file)
-			if err != nil {
-				return fmt.Errorf("the unit does not say why it cannot start (ampoule generate --dry-run does): %w", err)
-			}
-			defer f.Close()
-			if _, err := io.Copy(s.Err, f); err != nil {
-				return fmt.Errorf("reading why the unit cannot start: %w", err)
-			}
-			return exitError(run.ExitBadInput)
+			return refuse(s, file)
 		},
 	}
 	cmd.Flags().StringVar(&file, "problems", "", "the `FILE` with one mistake a line")
 	cmd.Flags().BoolVar(&unlessCrashed, "unless-crashed", false, "let a VM start that has crashed")
+	return cmd
+}
+
+// afterCrash reports whether the VM has crashed, once.
+func afterCrash() bool { return os.Getenv("RUNTIME_DIRECTORY") != "" && os.Remove(crashed()) == nil }
+
+// refuse says why a VM does not start.
+func refuse(s Streams, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("the unit does not say why it cannot start (ampoule generate --dry-run does): %w", err)
+	}
+	defer f.Close()
+	if _, err := io.Copy(s.Err, f); err != nil {
+		return fmt.Errorf("reading why the unit cannot start: %w", err)
+	}
+	return exitError(run.ExitBadInput)
+}
+
+func resumeCommand(s Streams) *cobra.Command {
+	var problems, planFile, digest string
+	cmd := &cobra.Command{
+		Use:   "resume",
+		Short: "Run a VM again that has crashed and whose files have mistakes now",
+		Args:  argumentsOf("resume takes no arguments", 0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !afterCrash() {
+				return refuse(s, problems)
+			}
+			p, err := readPlan(s, planFile, digest)
+			if err != nil {
+				return err
+			}
+			return carryOut(cmd.Context(), s, p, "")
+		},
+	}
+	cmd.Flags().StringVar(&problems, "problems", "", "the `FILE` with one mistake a line")
+	cmd.Flags().StringVar(&planFile, "plan", "", "the plan's `FILE`")
+	cmd.Flags().StringVar(&digest, "digest", "", "the plan's `DIGEST`")
 	return cmd
 }
 
@@ -67,9 +99,7 @@ func endedCommand() *cobra.Command {
 			if os.Getenv("RUNTIME_DIRECTORY") == "" {
 				return errors.New("this is for ExecStopPost= of a unit with RuntimeDirectory=")
 			}
-			// A guest that had to be killed was told to stop all the same.
-			killed := os.Getenv("EXIT_STATUS") == fmt.Sprint(run.ExitKilled)
-			if result := os.Getenv("SERVICE_RESULT"); result == "success" || result == "" || killed {
+			if !hasCrashed(os.Getenv("SERVICE_RESULT"), os.Getenv("EXIT_STATUS")) {
 				if err := os.Remove(crashed()); !errors.Is(err, os.ErrNotExist) {
 					return err
 				}
@@ -82,6 +112,18 @@ func endedCommand() *cobra.Command {
 			return f.Close()
 		},
 	}
+}
+
+// hasCrashed judges by what systemd gives to ExecStopPost=. Without a status the
+// main process was never there.
+func hasCrashed(result, status string) bool {
+	switch status {
+	case "", strconv.Itoa(run.ExitBadInput):
+		return false
+	case strconv.Itoa(run.ExitKilled):
+		return false // it was told to stop
+	}
+	return result != "success" && result != ""
 }
 
 func sourcesCommand(s Streams) *cobra.Command {

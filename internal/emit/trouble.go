@@ -96,46 +96,68 @@ const (
 	GoneWords = "running, not declared any more"
 )
 
+// runArguments are those of the ExecStart= that Unit writes, up to the digest.
+const runArguments = "run --plan=%d/" + rule.PlanName + " --digest="
+
 // Kept makes the last good unit of a VM, as Unit wrote it, one that stops as it
 // would have stopped, and starts again only as fate allows.
 func Kept(last []byte, name, program string, fate Fate, problems diag.List) ([]byte, error) {
-	state := KeptWords + ": "
-	pre, post := refuse, ""
-	if fate == Gone {
-		state = GoneWords + ": "
-	} else {
-		pre += " --unless-crashed"
-		post = "-" + programLine(program, "unit ended")
+	at := afterLast(last, "\n[Service]\n")
+	if at < 0 {
+		return nil, fmt.Errorf("the last good unit of %s has no [Service]", name)
 	}
-	top := []unitfile.Entry{entry("nothing starts with files that are not in order", "ExecStartPre", programLine(program, pre))}
+	// Before all other ExecStartPre=, of which one may have effects; behind the
+	// line that clears them, if the user has one.
+	at = max(at, afterLast(last, "\nExecStartPre=\n"))
+	state, pre := GoneWords, refuse
 	bottom := []unitfile.Entry{entry("", "SetCredential", rule.ProblemsName+":"+unitfile.EscapeValue(lines(problems)))}
-	if post != "" {
-		bottom = append(bottom, entry("tells a crash from a stop", "ExecStopPost", post))
-	} else {
+	switch digest, own := startOf(last); {
+	case fate == Gone:
 		bottom = append(bottom, entry("", "Restart", "no"))
+	case own:
+		state, pre = KeptWords, refuse+" --unless-crashed"
+		bottom = append(bottom, stopPost(program))
+	default:
+		// The main process refuses, not one before it: RestartPreventExitStatus=
+		// does not look at those, and the service would be tried again at once.
+		state, pre = KeptWords, ""
+		bottom = append(bottom, stopPost(program), entry("after a crash as ever, and otherwise with words", "ExecStart", ""),
+			entry("", "ExecStart", programLine(program, "unit resume --problems=%d/"+rule.ProblemsName+" --plan=%d/"+rule.PlanName+" --digest="+digest)))
 	}
-	head, err := unitfile.Format([]unitfile.Block{{Name: "Service", Entries: top}})
-	if err != nil {
-		return nil, err
+	var head []byte
+	var err error
+	if pre != "" {
+		head, err = unitfile.Format([]unitfile.Block{{Name: "Service", Entries: []unitfile.Entry{
+			entry("nothing starts with files that are not in order", "ExecStartPre", programLine(program, pre)),
+		}}})
+		if err != nil {
+			return nil, err
+		}
 	}
 	tail, err := unitfile.Format([]unitfile.Block{
 		{Comment: "What is above is the last good unit of a VM that is running."},
-		{Name: "Unit", Entries: []unitfile.Entry{entry("", "Description", describe(name, state+headline(problems)))}},
+		{Name: "Unit", Entries: []unitfile.Entry{entry("", "Description", describe(name, state+": "+headline(problems)))}},
 		{Name: "Service", Entries: bottom},
 	})
 	if err != nil {
 		return nil, err
 	}
-	// Before all other ExecStartPre=, of which one may have effects; behind the
-	// line that clears them, if the user has one.
-	at := afterLast(last, "\n[Service]\n")
-	if cleared := afterLast(last, "\nExecStartPre=\n"); cleared > at {
-		at = cleared
-	}
-	if at < 0 {
-		return nil, fmt.Errorf("the last good unit of %s has no [Service]", name)
-	}
 	return bytes.Join([][]byte{last[:at], head, last[at:], []byte("\n"), tail}, nil), nil
+}
+
+// stopPost leaves behind whether the VM has crashed.
+func stopPost(program string) unitfile.Entry {
+	return entry("tells a crash from a stop", "ExecStopPost", "-"+programLine(program, "unit ended"))
+}
+
+// startOf returns the digest in the ExecStart= of a unit that Unit wrote, and
+// whether a command of the user's own stands in its place.
+func startOf(unit []byte) (digest string, own bool) {
+	const key = "\nExecStart="
+	_, line, _ := bytes.Cut(unit, []byte(key))
+	line, rest, _ := bytes.Cut(line, []byte("\n"))
+	_, text, ok := bytes.Cut(line, []byte(" "+runArguments))
+	return string(text), !ok || bytes.Contains(append([]byte("\n"), rest...), []byte(key))
 }
 
 // afterLast is where the last of these words ends, or -1.

@@ -108,9 +108,11 @@ func TestKept(t *testing.T) {
 	for _, c := range []struct {
 		lines string
 		pre   func(ours string) []string
+		own   bool
 	}{
-		{"ExecStartPre=/bin/a\nExecStartPre=/bin/b\n", func(ours string) []string { return []string{ours, "/bin/a", "/bin/b"} }},
-		{"ExecStartPre=/bin/a\nExecStartPre=\nExecStartPre=/bin/b\n", func(ours string) []string { return []string{"", ours, "/bin/b"} }},
+		{"ExecStartPre=/bin/a\nExecStartPre=/bin/b\n", func(ours string) []string { return []string{ours, "/bin/a", "/bin/b"} }, false},
+		{"ExecStartPre=/bin/a\nExecStartPre=\nExecStartPre=/bin/b\n", func(ours string) []string { return []string{"", ours, "/bin/b"} }, false},
+		{"ExecStartPre=/bin/a\nExecStart=\nExecStart=/bin/own\n", func(ours string) []string { return []string{ours, "/bin/a"} }, true},
 	} {
 		for fate, more := range map[Fate]string{Broken: " --unless-crashed", Gone: ""} {
 			t.Run(fmt.Sprint(fate), func(t *testing.T) {
@@ -124,10 +126,22 @@ func TestKept(t *testing.T) {
 					t.Fatal(err)
 				}
 				f, before := parsed(t, text), parsed(t, last)
-				if got := values(f, "Service", "ExecStartPre"); !slices.Equal(got, c.pre("/usr/bin/ampoule unit refuse --problems=%d/ampoule.problems"+more)) {
+				want := c.pre("/usr/bin/ampoule unit refuse --problems=%d/ampoule.problems" + more)
+				start := values(f, "Service", "ExecStart")
+				if fate == Broken && !c.own {
+					// Its main process refuses.
+					want = values(before, "Service", "ExecStartPre")
+					again := strings.Replace(start[0], "ampoule run ", "ampoule unit resume --problems=%d/ampoule.problems ", 1)
+					if !slices.Equal(start[1:], []string{"", again}) {
+						t.Errorf("ExecStart= is %q", start)
+					}
+				} else if !slices.Equal(start, values(before, "Service", "ExecStart")) {
+					t.Errorf("ExecStart= is %q", start)
+				}
+				if got := values(f, "Service", "ExecStartPre"); !slices.Equal(got, want) {
 					t.Errorf("ExecStartPre= is %q", got)
 				}
-				for _, key := range []string{"KillMode", "TimeoutStopSec", "ExecStart", "Type", "DynamicUser"} {
+				for _, key := range []string{"KillMode", "TimeoutStopSec", "Type", "DynamicUser"} {
 					if got := values(f, "Service", key); !slices.Equal(got, values(before, "Service", key)) {
 						t.Errorf("%s= is %q", key, got)
 					}

@@ -85,7 +85,7 @@ func (s UnitSource) service() unitfile.Block {
 	entries := []unitfile.Entry{
 		entry("", "Type", kind),
 		entry("", "NotifyAccess", "main"),
-		entry("the plan below, and no other", "ExecStart", s.program("run --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)),
+		entry("the plan below, and no other", "ExecStart", s.program(runArguments+s.Plan.Digest.VM)),
 		entry("", "SyslogIdentifier", "microvm@"+vm.Name),
 		entry("", "Slice", "machine.slice"),
 		entry("ampoule presses the power button; the hypervisor itself is killed only when the time is up", "KillMode", "mixed"),

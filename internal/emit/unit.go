@@ -14,6 +14,8 @@ import (
 // UnitSource is what a unit is made from.
 type UnitSource struct {
 	Plan *plan.Plan
+	// JSON is the plan's canonical form, where somebody has made it already.
+	JSON []byte
 	// Resolved holds the lines of [Unit], [Service] and [Install], which pass
 	// through and win.
 	Resolved *layer.Resolved
@@ -106,7 +108,7 @@ func (s UnitSource) service() unitfile.Block {
 		entries = append(entries, entry("the last of its kind: what a hook of yours makes in time is not missing", "ExecStartPre",
 			s.program("unit sources --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)))
 	}
-	entries = append(entries, entry("the plan", "SetCredential", rule.PlanName+":"+unitfile.EscapeValue(string(s.Plan.JSON()))))
+	entries = append(entries, entry("the plan", "SetCredential", rule.PlanName+":"+unitfile.EscapeValue(string(s.json()))))
 	return unitfile.Block{Name: "Service", Entries: entries}
 }
 
@@ -115,6 +117,13 @@ func (s UnitSource) program(arguments string) string { return programLine(s.Prog
 
 func programLine(program, arguments string) string {
 	return unitfile.QuoteWord(percent(program)) + " " + arguments
+}
+
+func (s UnitSource) json() []byte {
+	if s.JSON != nil {
+		return s.JSON
+	}
+	return s.Plan.JSON()
 }
 
 // state are the VM's own directories.

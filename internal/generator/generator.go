@@ -235,7 +235,7 @@ func (g *Generator) load(u *Unit, running bool) {
 
 // unit writes the unit of a plan.
 func (g *Generator) unit(res pipeline.Result) ([]byte, error) {
-	s := emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Main, Program: g.in.Program, KVMGroup: g.kvmGroup}
+	s := emit.UnitSource{Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Program: g.in.Program, KVMGroup: g.kvmGroup}
 	for _, f := range res.Source.Files {
 		s.Files = append(s.Files, f.Path)
 	}

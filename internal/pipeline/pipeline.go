@@ -46,6 +46,8 @@ type Result struct {
 	Resolved *layer.Resolved
 	VM       *spec.VM
 	Plan     *plan.Plan
+	// JSON is the canonical form of Draft, which is Plan where there is one.
+	JSON []byte
 	// Draft is the plan without the assignments that Problems refuse, by which
 	// a command can look for further mistakes; nil if no file could be read. It
 	// must never be carried out.
@@ -92,7 +94,8 @@ func Load(in Input) Result {
 	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
 	res.Problems = append(res.Problems, refused...)
 	p := build(vm, part)
-	if n := len(p.JSON()); n > plan.MaxBytes {
+	res.JSON = p.JSON()
+	if n := len(res.JSON); n > plan.MaxBytes {
 		res.Problems.Add(diag.Problem{
 			Origin: main, What: fmt.Sprintf("the plan has %d bytes, more than the %d that a unit can carry", n, plan.MaxBytes),
 			Accepted: "put large values into files and load them",

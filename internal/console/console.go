@@ -37,6 +37,11 @@ type Options struct {
 	// a terminal. Input waits for it to return, the output does not. It must
 	// not wait for Attach. With nil, Ctrl-] has no special meaning.
 	OnEscape func()
+	// Raw: pass the guest's bytes to Out unchanged, although it is no terminal.
+	Raw bool
+	// Share, if not nil, is where others may connect to take part: root and our
+	// own user. Attach closes it.
+	Share *net.UnixListener
 	// Watch, if not nil, sees all output first.
 	Watch *Watch
 	// Messages, if not nil, is told when the terminal is raw.
@@ -95,15 +100,21 @@ func Attach(ctx context.Context, guest io.ReadWriter, opts Options) (err error) 
 		chunks: make(chan []byte),
 	}
 	if s.terminal, err = openTerminal(opts.In, opts.Out, opts.OwnSignals); err != nil {
+		if opts.Share != nil {
+			_ = opts.Share.Close()
+		}
 		return err
 	}
 	defer s.terminal.close()
+	if opts.Share != nil {
+		s.share = newShare(opts.Share, guest)
+	}
 	if s.terminal != nil && opts.Messages != nil {
 		opts.Messages.setRaw(true)
 		defer opts.Messages.setRaw(false)
 	}
 	s.out = newOutput(opts.Out, s.terminal != nil)
-	if s.terminal == nil {
+	if s.terminal == nil && !opts.Raw {
 		s.cleaner = NewCleaner(LineLimit, func(line []byte) { s.out.push(append(line, '\n')) })
 	}
 	defer s.finish(&err)
@@ -119,9 +130,10 @@ func Attach(ctx context.Context, guest io.ReadWriter, opts Options) (err error) 
 type session struct {
 	guest    io.ReadWriter
 	opts     Options
-	terminal *terminal // nil in line mode
+	terminal *terminal // nil without
 	out      *output
-	cleaner  *Cleaner // nil on a terminal
+	share    *share   // nil without
+	cleaner  *Cleaner // nil where bytes pass unchanged
 	input    *input   // nil without
 
 	chunks     chan []byte // from readGuest; closed at its end
@@ -223,6 +235,7 @@ func (s *session) take(chunk []byte) {
 	if s.opts.Watch != nil {
 		_, _ = s.opts.Watch.Write(chunk)
 	}
+	s.share.take(chunk)
 	if s.cleaner != nil {
 		_, _ = s.cleaner.Write(chunk)
 	} else {
@@ -240,6 +253,7 @@ func (s *session) finish(err *error) {
 		<-s.input.readDone
 		s.input.close()
 	}
+	s.share.close(interrupted)
 	if interrupted {
 		s.background.Wait()
 		s.setDeadlines(time.Time{})

@@ -26,8 +26,7 @@ type terminal struct {
 
 // openTerminal makes the terminal raw, or returns nil where there is none.
 func openTerminal(in *os.File, out io.Writer, own []os.Signal) (*terminal, error) {
-	outFile, ok := out.(*os.File)
-	if in == nil || !ok || outFile == nil || !isTerminal(in) || !isTerminal(outFile) || inBackground(in) {
+	if !Interactive(in, out) {
 		return nil, nil
 	}
 	t := &terminal{in: in}
@@ -48,6 +47,13 @@ func (t *terminal) close() {
 		t.restore()
 		signal.Stop(t.ch)
 	}
+}
+
+// Interactive reports whether Attach would make the terminal raw: both are one,
+// and we are in its foreground.
+func Interactive(in *os.File, out io.Writer) bool {
+	outFile, ok := out.(*os.File)
+	return in != nil && ok && outFile != nil && isTerminal(in) && isTerminal(outFile) && !inBackground(in)
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -18,6 +18,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/process"
+	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
 const (
@@ -49,9 +50,10 @@ type guest struct {
 	stopped bool // a stop was asked for
 	// resetting: a reset was ordered and its event has not come.
 	resetting bool
-	ready     bool
 	readyc    chan struct{}
-	escapec   chan struct{}
+	// asking: a question for a sign of life is on its way.
+	asking  atomic.Bool
+	escapec chan struct{}
 	// spoke: something came over the console since the last reset.
 	spoke atomic.Bool
 	// trouble is an order that the guest cannot go on without.
@@ -104,7 +106,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	g.record.HypervisorPid, g.record.Version = g.proc.Pid(), g.qmp.Version().String()
 	g.report.started(g.record)
 	if g.Plan.VM.Readiness.Mode == "started" {
-		g.becomeReady()
+		g.report.phase(state.Started)
 	}
 	return g.watch(ctx)
 }
@@ -151,6 +153,7 @@ func (g *guest) end() {
 		_ = g.proc.Kill()
 		<-g.proc.Done()
 	}
+	g.unshare()
 	g.screen.close()
 }
 
@@ -175,10 +178,11 @@ func (g *guest) attach(serial net.Conn) {
 	watch := console.NewWatch(nil, patterns...)
 	ctx, cancel := context.WithCancel(context.Background())
 	g.screen = &screen{Watch: watch, cancel: cancel, done: make(chan struct{})}
+	share := g.share()
 	go func() {
 		defer close(g.screen.done)
 		err := console.Attach(ctx, serial, console.Options{
-			In: g.Stdin, Out: g.Stdout, Watch: watch, Messages: g.Messages,
+			In: g.Stdin, Out: g.Stdout, Watch: watch, Messages: g.Messages, Share: share,
 			OnEscape: func() { nonblocking(g.escapec) }, OwnSignals: g.stopSignals,
 		})
 		if err != nil && ctx.Err() == nil {
@@ -285,10 +289,12 @@ func (g *guest) watch(ctx context.Context) Outcome {
 	var kill <-chan time.Time
 	again := time.NewTicker(pressAgain)
 	defer again.Stop()
+	calls, within, silence := g.report.calls()
+	defer silence()
 	stop := func(why string) {
 		if !g.stopped {
 			g.tell("%s: pressing the power button of %s", why, g.Plan.VM.Name)
-			notifyStopping(g.Plan.VM.StopTimeout)
+			g.report.phase(state.PoweringOff)
 			if ms := g.Plan.VM.StopTimeout; ms > 0 {
 				kill = time.After(time.Duration(ms) * time.Millisecond)
 			}
@@ -299,10 +305,15 @@ func (g *guest) watch(ctx context.Context) Outcome {
 	for {
 		select {
 		case s := <-g.signals:
+			if s == syscall.SIGABRT {
+				return g.abandon(bitten)
+			}
 			stop(signalName(s))
+		case <-calls:
+			g.prove(within)
 		case why := <-g.report.stops():
 			if why == orphaned {
-				return g.abandon()
+				return g.abandon(orphaned)
 			}
 			stop(why)
 		case <-g.escapec:
@@ -320,7 +331,7 @@ func (g *guest) watch(ctx context.Context) Outcome {
 			return Outcome{Code: ExitKilled, Text: fmt.Sprintf("the guest did not power off within %s and was killed",
 				time.Duration(g.Plan.VM.StopTimeout)*time.Millisecond)}
 		case <-g.readyc:
-			g.becomeReady()
+			g.report.phase(state.Ready)
 		case err := <-g.trouble:
 			return g.stuck(err)
 		case e, ok := <-g.qmp.Events():
@@ -349,11 +360,12 @@ func (g *guest) stuck(err error) Outcome {
 	return failed("the hypervisor did not start the guest again after its reboot and was killed: %v%s", err, g.words())
 }
 
-// abandon ends a guest that nobody watches over any more.
-func (g *guest) abandon() Outcome {
+// abandon ends a guest that cannot be waited for: nobody watches over it any
+// more, or it hangs.
+func (g *guest) abandon(why string) Outcome {
 	_ = g.proc.Kill()
 	<-g.proc.Done()
-	return failed("%s, and the guest was killed", orphaned)
+	return failed("%s, and the guest was killed", why)
 }
 
 // lastWords looks for an event that explains the hypervisor's end before it is
@@ -424,14 +436,6 @@ func (g *guest) execute(otherwise chan<- error, orders ...order) {
 
 func (g *guest) pressPowerButton() { g.execute(nil, command("system_powerdown")) }
 
-func (g *guest) becomeReady() {
-	if g.ready {
-		return
-	}
-	g.ready, g.record.Ready = true, true
-	g.report.ready(g.record)
-}
-
 // handle acts on an event; ended means that the guest is at its end.
 func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 	data, err := e.Decode()
@@ -440,6 +444,10 @@ func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
 		return Outcome{}, false
 	}
 	switch d := data.(type) {
+	case qmp.Resume:
+		if g.Plan.VM.Readiness.Mode == "started" {
+			g.report.phase(state.Started) // again, after a reboot
+		}
 	case qmp.Reset:
 		if g.resetting {
 			g.resetting = false
@@ -471,12 +479,18 @@ func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
 		if g.stopped {
 			return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest rebooted when it was to power off, and was not started again"})
 		}
+		select { // what the boot that ended has said belongs to it
+		case <-g.readyc:
+			g.report.phase(state.Ready)
+		default:
+		}
 		// After a reset SeaBIOS finds its own copy in memory on q35 and resets
 		// once more: no reboot of the guest's, which has not come to speak.
 		if g.spoke.Swap(false) || g.record.Reboots == 0 || !g.Plan.VM.Console {
 			g.record.Reboots++
 			g.tell("%s reboots", g.Plan.VM.Name)
 			g.report.started(g.record)
+			g.report.phase(state.Rebooting)
 		}
 		g.screen.Reset()
 		g.troubles.reset()

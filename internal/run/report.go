@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,11 +26,18 @@ const PlanVariable = "AMPOULE_PLAN"
 // reporter is whom a boot tells how it goes: the service manager and the
 // record, or the ampoule run above.
 type reporter interface {
+	// started: the guest runs, for the first time or again.
 	started(state.Record)
-	ready(state.Record)
+	// phase: the guest has come to another phase; to say so again does nothing.
+	phase(state.Phase)
 	ended(Outcome)
 	// stops delivers the wish to power off, with the reason.
 	stops() <-chan string
+	// calls asks for a sign of life of the hypervisor, at most every interval,
+	// until stop; nil where nobody wants one.
+	calls() (calls <-chan time.Time, interval time.Duration, stop func())
+	// alive is that sign.
+	alive()
 }
 
 // local reports for a run without a Runner=.
@@ -37,19 +45,43 @@ type local struct{ *runner }
 
 func (l local) started(rec state.Record) { l.writeRecord(rec) }
 
-func (l local) ready(rec state.Record) {
-	l.writeRecord(rec)
-	status := "started, guest not observed"
-	if l.Plan.VM.Readiness.Mode == "console" {
-		status = "ready"
+// phase tells the service manager first: a stop must not be killed because of a
+// record. A VM that powers off never comes to another phase.
+func (l local) phase(p state.Phase) {
+	rec := &l.record
+	if rec.Phase == p || rec.Phase == state.PoweringOff {
+		return
 	}
-	notify("READY=1\nSTATUS=" + status)
-	l.tell("%s: %s", l.Plan.VM.Name, status)
+	rec.Phase = p
+	switch first := !rec.Ready && (p == state.Ready || p == state.Started); {
+	case first:
+		rec.Ready, rec.ReadyAt = true, wholeSecond()
+		notify("READY=1\nSTATUS=" + string(p))
+		l.tell("%s: %s", l.Plan.VM.Name, p)
+	case p == state.PoweringOff:
+		notifyStopping(l.Plan.VM.StopTimeout)
+	default:
+		notify("STATUS=" + string(p))
+	}
+	l.writeRecord(*rec)
 }
+
+// wholeSecond is now, as precise as a record is.
+func wholeSecond() time.Time { return time.Now().UTC().Truncate(time.Second) }
 
 func (l local) ended(Outcome) {}
 
 func (l local) stops() <-chan string { return nil }
+
+func (l local) calls() (<-chan time.Time, time.Duration, func()) {
+	if l.watchdog == 0 {
+		return nil, 0, func() {}
+	}
+	t := time.NewTicker(l.watchdog)
+	return t.C, l.watchdog, t.Stop
+}
+
+func (l local) alive() { notify("WATCHDOG=1") }
 
 // writeRecord replaces the record. A record that cannot be written is no
 // reason to end a guest.
@@ -71,11 +103,14 @@ type message struct {
 	Credentials []state.DeliveredMetadata `json:"credentials,omitempty"`
 	// Started is the record without them.
 	Started *state.Record `json:"started,omitempty"`
-	Ready   bool          `json:"ready,omitempty"`
+	Phase   state.Phase   `json:"phase,omitempty"`
+	// Alive answers Call.
+	Alive bool `json:"alive,omitempty"`
 	// Ended is the outcome. Its problems are not in it: boot has said them.
 	Ended *ending `json:"ended,omitempty"`
-	// Stop travels the other way.
+	// Stop and Call travel the other way: power off; and give a sign of life.
 	Stop string `json:"stop,omitempty"`
+	Call bool   `json:"call,omitempty"`
 }
 
 // ending is an outcome on its way.
@@ -100,6 +135,10 @@ type remote struct {
 	conn  *net.UnixConn
 	stopc chan string
 	over  chan struct{} // nobody takes stops any more
+	// callc hands calls on to the guest. As long as there is none that answers
+	// them, nothing is there that could hang unnoticed, and we do.
+	callc    chan time.Time
+	answered atomic.Bool
 }
 
 // connect takes over the inherited socket.
@@ -112,7 +151,7 @@ func connect(fd string) (*remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the descriptor in $%s is not open: the runner has to hand it on (%w)", ControlVariable, err)
 	}
-	r := &remote{conn: conn, stopc: make(chan string), over: make(chan struct{})}
+	r := &remote{conn: conn, stopc: make(chan string), over: make(chan struct{}), callc: make(chan time.Time, 1)}
 	send(conn, message{Hello: true})
 	go r.read()
 	return r, nil
@@ -147,7 +186,12 @@ func (r *remote) read() {
 		case err != nil || n == 0:
 			// ampoule run is gone, and with it whoever would stop us.
 			m.Stop = orphaned
-		case json.Unmarshal(buf[:n], &m) != nil || m.Stop == "":
+		case json.Unmarshal(buf[:n], &m) != nil:
+			continue
+		case m.Call:
+			r.called()
+			continue
+		case m.Stop == "":
 			continue
 		}
 		select {
@@ -194,10 +238,30 @@ func (r *remote) started(rec state.Record) {
 	send(r.conn, message{Started: &rec})
 }
 
-func (r *remote) ready(state.Record) { send(r.conn, message{Ready: true}) }
+func (r *remote) phase(p state.Phase) { send(r.conn, message{Phase: p}) }
 
 func (r *remote) ended(out Outcome) {
 	send(r.conn, message{Ended: &ending{out.Code, out.Text[:min(len(out.Text), maxText)]}})
 }
 
 func (r *remote) stops() <-chan string { return r.stopc }
+
+func (r *remote) called() {
+	if !r.answered.Load() {
+		r.alive()
+		return
+	}
+	select {
+	case r.callc <- time.Now():
+	default: // one is waiting already
+	}
+}
+
+// calls come as often as the run above wants them; how long an answer may take
+// is for it to judge.
+func (r *remote) calls() (<-chan time.Time, time.Duration, func()) {
+	r.answered.Store(true)
+	return r.callc, commandTimeout, func() { r.answered.Store(false) }
+}
+
+func (r *remote) alive() { send(r.conn, message{Alive: true}) }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,6 +68,9 @@ type runner struct {
 	report      reporter
 	record      state.Record
 	claim       *state.Claim
+	// watchdog is how often the service manager is to get a sign of life; 0:
+	// it wants none.
+	watchdog time.Duration
 	// checking: nothing is to be started, and nothing written.
 	checking bool
 }
@@ -74,7 +78,11 @@ type runner struct {
 // Run carries out the plan and returns how it ended. It returns early only
 // with what stopped it.
 func Run(ctx context.Context, o Options) Outcome {
-	r := &runner{Options: o, stopSignals: stopSignals(), signals: make(chan os.Signal, 8)}
+	r := &runner{Options: o, signals: make(chan os.Signal, 8)}
+	if o.Control == "" {
+		r.watchdog = watchdogInterval(o.Getenv, os.Getpid())
+	}
+	r.stopSignals = stopSignals(r.watchdog > 0)
 	// From here on a signal is an orderly stop, also before there is a guest.
 	signal.Notify(r.signals, r.stopSignals...)
 	defer signal.Stop(r.signals)
@@ -100,8 +108,12 @@ func Run(ctx context.Context, o Options) Outcome {
 
 // stopSignals are those that mean: power off. One that whoever started us had
 // us ignore (nohup, a job in the background) stays ignored.
-func stopSignals() []os.Signal {
+// With a watchdog, SIGABRT is its bite.
+func stopSignals(watchdog bool) []os.Signal {
 	signals := []os.Signal{syscall.SIGTERM}
+	if watchdog {
+		signals = append(signals, syscall.SIGABRT)
+	}
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
 		if !signal.Ignored(s) {
 			signals = append(signals, s)
@@ -132,6 +144,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 			return r.unclaimed(ctx, err)
 		}
 		defer r.claim.Release()
+		notify("STATUS=" + string(state.Booting))
 	}
 	early := r.beginEarly(ctx)
 	defer early.end()
@@ -145,8 +158,9 @@ func (r *runner) run(ctx context.Context) Outcome {
 	}
 	r.say(problems)
 	r.record = state.Record{
-		Schema: plan.Schema, Name: r.Plan.VM.Name, Pid: os.Getpid(), Invocation: r.Getenv("INVOCATION_ID"),
-		PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(s.creds),
+		Schema: plan.Schema, Name: r.Plan.VM.Name, Pid: os.Getpid(), Invocation: r.Getenv("INVOCATION_ID"), ByHand: r.byHand(),
+		File: r.Plan.Origin(plan.Whole).File, PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(s.creds),
+		Phase: state.Booting, Started: wholeSecond(),
 	}
 	if r.Plan.VM.Runner != "" && !supervised {
 		if why := early.end(); why != "" {
@@ -155,6 +169,13 @@ func (r *runner) run(ctx context.Context) Outcome {
 		return r.startRunner(ctx, s.creds)
 	}
 	return r.startGuest(ctx, early, s)
+}
+
+// byHand reports whether no service manager is there to stop this run. The
+// variable alone does not tell: a shell within a service hands it on.
+func (r *runner) byHand() bool {
+	direct := r.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
+	return r.Getenv("INVOCATION_ID") == "" || !r.dirs.Given && !direct
 }
 
 // startGuest makes the disks that are missing and boots. A start that fails
@@ -327,7 +348,7 @@ func notify(state string) {
 // a little longer than the guest has: the service manager counts the same
 // time, and it is ampoule that is to kill and to say so.
 func notifyStopping(limit plan.Milliseconds) {
-	notify("STOPPING=1\nSTATUS=waiting for the guest to power off")
+	notify("STOPPING=1\nSTATUS=" + string(state.PoweringOff))
 	if limit > 0 {
 		wait := time.Duration(limit)*time.Millisecond + killTime
 		notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", wait.Microseconds()))

@@ -78,8 +78,7 @@ func (r *runner) startRunner(ctx context.Context, creds []credential.Credential)
 	go c.read()
 	local{r}.started(r.record)
 	if r.Plan.VM.Readiness.Mode == "started" {
-		r.record.Ready = true
-		local{r}.ready(r.record)
+		local{r}.phase(state.Started)
 	}
 	return c.watch(ctx)
 }
@@ -226,9 +225,11 @@ func (c *child) read() {
 func (c *child) watch(ctx context.Context) Outcome {
 	var kill <-chan time.Time
 	stopping := false
+	calls, _, silence := local{c.runner}.calls()
+	defer silence()
 	stop := func(why string) {
 		if !stopping {
-			notifyStopping(c.Plan.VM.StopTimeout)
+			local{c.runner}.phase(state.PoweringOff)
 			kill = c.killAfter()
 		}
 		stopping = true
@@ -237,7 +238,14 @@ func (c *child) watch(ctx context.Context) Outcome {
 	for {
 		select {
 		case s := <-c.signals:
+			if s == syscall.SIGABRT {
+				_ = c.proc.Kill()
+				<-c.proc.Done()
+				return failed("%s, and the runner was killed", bitten)
+			}
 			stop(signalName(s))
+		case <-calls:
+			c.call()
 		case <-ctx.Done():
 			stop(cancelled)
 			ctx = context.WithoutCancel(ctx)
@@ -292,17 +300,27 @@ func (c *child) receive(m message) {
 	case m.Credentials != nil:
 		c.credentials = append(c.credentials, m.Credentials...)
 	case m.Started != nil:
-		rec := *m.Started
-		rec.Pid, rec.Ready = c.record.Pid, c.record.Ready || rec.Ready
-		rec.Credentials, c.credentials = append([]state.DeliveredMetadata{}, c.credentials...), nil
-		c.record = rec
-		c.writeRecord(rec)
-	case m.Ready && !c.record.Ready:
-		c.record.Ready = true
-		local{c.runner}.ready(c.record)
+		// Of the guest's delivery boot knows, of the service we do.
+		c.record.Delivery, c.record.Reboots, c.record.Console = m.Started.Delivery, m.Started.Reboots, m.Started.Console
+		c.record.Credentials, c.credentials = append([]state.DeliveredMetadata{}, c.credentials...), nil
+		c.writeRecord(c.record)
+	case m.Phase != "":
+		local{c.runner}.phase(m.Phase)
+	case m.Alive:
+		local{c.runner}.alive()
 	case m.Ended != nil:
 		c.outcome = &Outcome{Code: m.Ended.Code, Text: m.Ended.Text}
 	}
+}
+
+// call asks for a sign of life. Without an ampoule boot at work there is no
+// hypervisor of ours, and the runner takes the time that it takes.
+func (c *child) call() {
+	if c.booting() {
+		send(c.conn, message{Call: true})
+		return
+	}
+	local{c.runner}.alive()
 }
 
 // drain takes what was reported before the end. A stray process may hold the

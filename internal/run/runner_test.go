@@ -58,7 +58,7 @@ func TestReport(t *testing.T) {
 		runner: &runner{Options: Options{Plan: makePlan(t, "Readiness=console:x")}, voice: newVoice(os.Stderr)},
 		conn:   above, messages: make(chan message), over: make(chan struct{}),
 	}
-	c.record.Pid = 42
+	c.record = state.Record{Schema: 1, Name: "test", Pid: 42, File: "/f", Phase: state.Booting}
 	go c.read()
 	rec := state.Record{Schema: 1, Name: "test", Pid: 7, Reboots: 3, Delivery: state.Delivery{Channel: "fw_cfg", HypervisorPid: 9}}
 	for i := range 300 {
@@ -71,13 +71,16 @@ func TestReport(t *testing.T) {
 		defer close(sent)
 		boot.started(rec)
 		boot.started(rec)
-		boot.ready(rec)
+		boot.phase(state.Ready)
 		boot.ended(Outcome{Code: 120, Text: strings.Repeat("x", 1<<20), Problems: badInput(nil).Problems})
 		boot.close()
 	}()
 	c.drainAll(t)
 	<-sent
-	rec.Pid, rec.Ready = 42, true
+	if c.record.ReadyAt.IsZero() {
+		t.Error("nobody knows when it was ready")
+	}
+	rec.Pid, rec.File, rec.Ready, rec.Phase, rec.ReadyAt = 42, "/f", true, state.Ready, c.record.ReadyAt
 	if !reflect.DeepEqual(c.record, rec) {
 		got, _ := json.Marshal(c.record)
 		t.Errorf("the record came out as %.300s… with %d credentials", got, len(c.record.Credentials))

@@ -1,0 +1,103 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ampoule-vm/ampoule/internal/console"
+	"github.com/ampoule-vm/ampoule/internal/state"
+)
+
+// listenConsole makes the socket of the console in a VM's runtime directory, in
+// the place of one that a killed predecessor left. Only its owner can connect,
+// from the first moment on.
+func listenConsole(dir string) (*net.UnixListener, error) {
+	parent, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(parent)
+	if err := unix.Unlinkat(parent, state.ConsoleName, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, os.NewSyscallError("unlinkat", err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), "console")
+	defer f.Close() // FileListener has a copy of its own
+	// Linux gives the name the mode that the socket has when it is bound.
+	if err := unix.Fchmod(fd, 0o600); err != nil {
+		return nil, os.NewSyscallError("fchmod", err)
+	}
+	// An address holds 107 bytes, and a path of ours can be longer.
+	name := fmt.Sprintf("/proc/self/fd/%d/%s", parent, state.ConsoleName)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if err := unix.Listen(fd, 16); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil
+}
+
+// share makes the socket by which others take part in the console. A guest can
+// do without; nil then.
+func (g *guest) share() *net.UnixListener {
+	if !g.Plan.VM.Console || g.dirs.Runtime == "" {
+		return nil
+	}
+	l, err := listenConsole(g.dirs.Runtime)
+	if err != nil {
+		g.warn("%s: ampoule console cannot connect: making its socket in %s: %v", g.Plan.VM.Name, g.dirs.Runtime, err)
+		return nil
+	}
+	g.record.Console = filepath.Join(g.dirs.Runtime, state.ConsoleName)
+	return l
+}
+
+// unshare removes the socket. Whoever is connected stays so until the guest's
+// end.
+func (g *guest) unshare() {
+	if g.record.Console != "" {
+		_ = os.Remove(g.record.Console)
+	}
+}
+
+// DialConsole connects with the console of a VM that runs. Neither a link nor a
+// process of another user than the socket's takes its place: what an operator
+// types into a console is for it alone.
+func DialConsole(i state.Instance) (*net.UnixConn, error) {
+	path := filepath.Join(i.Dir, state.ConsoleName)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("this is not a socket")}
+	}
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d", fd), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("connecting with %s: %w", path, errors.Unwrap(err))
+	}
+	if uid, err := console.PeerUID(conn); err != nil || uid != int(st.Uid) {
+		conn.Close()
+		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("it is served by another user than its owner")}
+	}
+	return conn, nil
+}

@@ -22,8 +22,9 @@ const window = 64
 
 // Units returns the services whose name matches the pattern and which the
 // manager has in memory, and those with the given names, which it reads for the
-// purpose; one that it does not find has the LoadState not-found. Each comes
-// once, sorted by name, without Detail.
+// purpose; one that it does not find has the LoadState not-found. Of those that
+// it had to read there is nothing but LoadState and ExecStart. Each comes once,
+// sorted by name, without Detail.
 func (c *Client) Units(pattern string, names []string) ([]Unit, error) {
 	var inMemory [][]any
 	call := c.manager().Call(manager+"ListUnitsByPatterns", 0, []string{}, []string{pattern})
@@ -42,19 +43,23 @@ func (c *Client) Units(pattern string, names []string) ([]Unit, error) {
 	slices.SortFunc(units, byName)
 	for _, name := range names {
 		if _, found := slices.BinarySearchFunc(units[:len(inMemory)], Unit{Name: name}, byName); !found {
-			units = append(units, Unit{Name: name, Memory: -1})
+			units = append(units, Unit{Name: name, ActiveState: "inactive", SubState: "dead", Memory: -1})
 		}
 	}
 	slices.SortFunc(units, byName)
 	units = slices.CompactFunc(units, func(a, b Unit) bool { return a.Name == b.Name })
 
 	listed := []string{"Description", "LoadState", "ActiveState", "SubState"}
+	// Those that are not in memory the manager reads anew for each question, in a
+	// millisecond, so there is one; and what it says of changes means nothing.
+	var absent []*Unit
 	var questions []question
 	for i := range units {
 		u := &units[i]
 		switch {
-		case u.LoadState == "": // not in the list
-			questions = ask(questions, u, wanted(always))
+		case u.LoadState == "":
+			absent = append(absent, u)
+			questions = ask(questions, u, only("ExecStart"))
 		case u.LoadState == "not-found" && u.ActiveState == "inactive":
 		case u.ActiveState == "inactive":
 			questions = ask(questions, u, wanted(always, listed...))
@@ -62,8 +67,21 @@ func (c *Client) Units(pattern string, names []string) ([]Unit, error) {
 			questions = ask(questions, u, wanted(running, listed...))
 		}
 	}
-	err := c.answer(questions)
-	return units, err
+	if err := c.answer(questions); err != nil {
+		return nil, err
+	}
+	questions = nil
+	for _, u := range absent {
+		if len(u.ExecStart) > 0 {
+			u.LoadState = "loaded"
+		} else {
+			questions = ask(questions, u, only("LoadState"))
+		}
+	}
+	if err := c.answer(questions); err != nil {
+		return nil, err
+	}
+	return units, nil
 }
 
 // Unit returns all of one service. One that the manager does not find has the

@@ -117,6 +117,11 @@ func wanted(most depth, known ...string) []property {
 	return slices.DeleteFunc(properties(), func(p property) bool { return p.depth > most || slices.Contains(known, p.name) })
 }
 
+// only is the property of that name.
+func only(name string) []property {
+	return slices.DeleteFunc(properties(), func(p property) bool { return p.name != name })
+}
+
 func to[T any](set func(*Unit, T)) func(*Unit, any) bool {
 	return func(u *Unit, v any) bool {
 		typed, ok := v.(T)

@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ampoule-vm/ampoule/internal/console"
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
@@ -142,12 +144,17 @@ func byHand(vm *spec.VM) diag.List {
 	return out
 }
 
+// credentialsRoot is where systemd has the credentials of services.
+const credentialsRoot = "/run/credentials/"
+
 // readPlan reads and verifies a plan.
 func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 	in, name := s.In, "standard input"
 	if file != "-" {
 		f, err := os.Open(file)
-		if dir := os.Getenv("CREDENTIALS_DIRECTORY"); errors.Is(err, os.ErrNotExist) && dir != "" && filepath.Dir(file) == filepath.Clean(dir) {
+		// A unit without any credential is denied the directory, or has none.
+		missing := errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission)
+		if missing && filepath.Base(file) == rule.PlanName && strings.HasPrefix(file, credentialsRoot) {
 			return nil, fmt.Errorf("the unit does not carry the plan %s; a drop-in with an empty SetCredential= may have cleared it (systemctl cat shows all)", filepath.Base(file))
 		}
 		if err != nil {

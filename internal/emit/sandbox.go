@@ -2,6 +2,8 @@ package emit
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +20,7 @@ func (s UnitSource) sandbox() []unitfile.Entry {
 	closed := func(key, value string) unitfile.Entry { return entry("", key, value) }
 	out := []unitfile.Entry{
 		entry("the sandbox: a user of its own for each VM, without any rights", "DynamicUser", "yes"),
+		entry("by default all instances of a template have one", "User", userOf(s.Plan.VM.Name)),
 		closed("NoNewPrivileges", "yes"), closed("CapabilityBoundingSet", ""), closed("AmbientCapabilities", ""),
 		closed("ProtectSystem", "strict"), closed("ProtectHome", "tmpfs"), closed("PrivateTmp", "yes"), closed("PrivateUsers", "yes"),
 		closed("PrivateMounts", "yes"), closed("PrivateNetwork", "yes"), closed("IPAddressDeny", "any"), closed("PrivateIPC", "yes"),
@@ -154,4 +157,20 @@ func (s UnitSource) hasDefault(id string) bool {
 
 func sortByOrder(lines []layer.Entry) {
 	slices.SortFunc(lines, func(a, b layer.Entry) int { return cmp.Compare(a.Order, b.Order) })
+}
+
+// userOf names the user of a VM, who exists while its unit is active. Without
+// User= systemd would take what stands before the @ of the unit's name, one user
+// for all VMs. The name is a function of the VM's alone, since systemd finds the
+// owner of the state directory by it.
+func userOf(vm string) string {
+	const direct, hashed = "vm-", "vm_"
+	// What systemd takes from a unit (valid_user_group_name in
+	// src/basic/user-util.c of systemd): letters, digits, _ and -, at most 31.
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+	if len(direct+vm) <= 31 && strings.Trim(vm, letters) == "" {
+		return direct + vm
+	}
+	sum := sha256.Sum256([]byte(vm))
+	return hashed + hex.EncodeToString(sum[:8])
 }

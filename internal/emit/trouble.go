@@ -42,6 +42,7 @@ func Failing(s FailingSource) ([]byte, error) {
 		entry("", "SyslogIdentifier", "microvm@"+s.Name),
 		entry("", "Slice", "machine.slice"),
 		entry("", "DynamicUser", "yes"),
+		entry("", "User", userOf(s.Name)),
 		entry("for a VM that runs already", "KillMode", "mixed"),
 		entry("", "TimeoutStopSec", stopSeconds(s.StopTimeout)),
 		entry("", "SetCredential", rule.ProblemsName+":"+unitfile.EscapeValue(lines(s.Problems))),

@@ -2,6 +2,7 @@ package emit
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -129,5 +130,22 @@ func TestUnitOpens(t *testing.T) {
 	f, _ = unitOf(t, "[MicroVM]\nKernel=/k\nAccelerator=tcg\n")
 	if got := values(f, "Service", "DeviceAllow"); got != nil || values(f, "Service", "MemoryDenyWriteExecute")[0] != "no" {
 		t.Errorf("for emulation: DeviceAllow=%q", got)
+	}
+}
+
+// TestUser: a user for each VM, with a name that systemd takes.
+func TestUser(t *testing.T) {
+	valid := regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]{0,30}$`)
+	seen := map[string]string{}
+	for _, vm := range []string{"web", "Web", "a.b", "a_b", "a-b", "x", strings.Repeat("n", 28), strings.Repeat("n", 29), strings.Repeat("n", 48), "a b@c", "1"} {
+		user := userOf(vm)
+		if !valid.MatchString(user) || seen[user] != "" {
+			t.Errorf("the user of %q is %s, as that of %q", vm, user, seen[user])
+		}
+		seen[user] = vm
+	}
+	f, _ := unitOf(t, "[MicroVM]\nKernel=/k\n")
+	if got := values(f, "Service", "User"); !slices.Equal(got, []string{"vm-vm"}) {
+		t.Errorf("User=%q", got)
 	}
 }

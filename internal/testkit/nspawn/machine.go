@@ -23,6 +23,9 @@ type Machine struct {
 	root, layer, work string
 	args              []string
 
+	// Online gives the host the network of the test, where it would have none.
+	Online bool
+
 	cmd    *exec.Cmd
 	leader int
 	ended  chan struct{}
@@ -95,11 +98,15 @@ func (m *Machine) PowerOn(pid1 ...string) {
 	}
 	// The mount goes with the process, even if the test is killed. See Boot for
 	// the network namespace.
-	script := `echo 10000 >/proc/sys/net/unix/max_dgram_qlen
-		mount -t overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" ampoule "$1" && shift 3 && exec "$@"`
-	words := []string{"--net", "--mount", "sh", "-c", script, "sh", m.root, m.layer, m.work,
+	script := `mount -t overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" ampoule "$1" && shift 3 && exec "$@"`
+	namespaces := []string{"--mount"}
+	if !m.Online {
+		script = "echo 10000 >/proc/sys/net/unix/max_dgram_qlen\n" + script
+		namespaces = append(namespaces, "--net")
+	}
+	words := append(namespaces, "sh", "-c", script, "sh", m.root, m.layer, m.work,
 		"systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no",
-		fmt.Sprintf("--machine=ampoule-%d-%d", os.Getpid(), machines.Add(1)), "--directory=" + m.root}
+		fmt.Sprintf("--machine=ampoule-%d-%d", os.Getpid(), machines.Add(1)), "--directory="+m.root)
 	words = append(append(append(words, m.args...), "--boot", "--"), pid1...)
 	m.said.Reset()
 	cmd := exec.Command("unshare", words...)

@@ -135,9 +135,13 @@ func Kept(last []byte, name, program string, fate Fate, problems diag.List) ([]b
 			return nil, err
 		}
 	}
+	unit := []unitfile.Entry{entry("", "Description", describe(name, state+": "+headline(problems)))}
+	if fate == Gone {
+		unit = append(unit, entry("it would want a daemon-reload for ever", "SourcePath", ""))
+	}
 	tail, err := unitfile.Format([]unitfile.Block{
 		{Comment: "What is above is the last good unit of a VM that is running."},
-		{Name: "Unit", Entries: []unitfile.Entry{entry("", "Description", describe(name, state+": "+headline(problems)))}},
+		{Name: "Unit", Entries: unit},
 		{Name: "Service", Entries: bottom},
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ package generator
 import (
 	"fmt"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -246,7 +245,7 @@ func (g *Generator) unit(res pipeline.Result) ([]byte, error) {
 func (g *Generator) fail(u *Unit, res pipeline.Result) {
 	u.State = Failing
 	s := emit.FailingSource{
-		Name: u.VM, Main: filepath.Clean(res.Source.Main), Program: g.in.Program, Problems: u.Problems, Resolved: res.Resolved,
+		Name: u.VM, Main: g.sourceOf(u.VM, res.Source), Program: g.in.Program, Problems: u.Problems, Resolved: res.Resolved,
 		StopTimeout: plan.Milliseconds(spec.DefaultStopTimeout.Milliseconds()),
 	}
 	if res.Draft != nil {
@@ -256,6 +255,19 @@ func (g *Generator) fail(u *Unit, res pipeline.Result) {
 	if u.Text, err = emit.Failing(s); err != nil {
 		u.Problems.Add(diag.Problem{Origin: diag.Origin{File: res.Source.Main, Line: 1}, What: fmt.Sprintf("its unit cannot be written: %v", err)})
 	}
+}
+
+// sourceOf is the file by which systemd sees that a daemon-reload is due: one
+// that is there.
+func (g *Generator) sourceOf(vm string, set source.Set) string {
+	if slices.Contains(g.orphans, vm) {
+		for _, dir := range g.in.Dirs {
+			if drops := path.Join(dir, vm+source.Suffix+".d"); hostfiles.Root(g.in.Root).Exists(drops) {
+				return drops
+			}
+		}
+	}
+	return path.Clean(set.Main)
 }
 
 // gone keeps the unit of a VM that runs and is not declared.

@@ -152,3 +152,9 @@ func (p Providers) Of(unit string) string {
 	}
 	return ""
 }
+
+// Exists reports whether there is something at a path.
+func (r Root) Exists(p string) bool {
+	_, err := os.Lstat(r.path(p))
+	return err == nil
+}

@@ -24,7 +24,7 @@ func Check(ctx context.Context, o Options) diag.List {
 	var notes diag.List
 	r.withoutEffects(&notes)
 	s, problems := r.prepare(ctx)
-	credential.Wipe(s.creds)
+	s.wipe()
 	problems = append(problems, notes...)
 	for _, c := range o.Plan.VM.Credentials {
 		if c.Kind == string(credential.Set) {

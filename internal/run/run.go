@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -127,6 +128,9 @@ func stopSignals(watchdog bool) []os.Signal {
 type start struct {
 	preflight.Answers
 	creds []credential.Credential
+	// service are those that [Service] alone loads, for a Runner= to which no
+	// service manager gives them.
+	service []credential.Credential
 	// channel carries the credentials, why says why this one; nil without any.
 	channel *plan.Channel
 	why     string
@@ -149,7 +153,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 	early := r.beginEarly(ctx)
 	defer early.end()
 	s, problems := r.prepare(early)
-	defer credential.Wipe(s.creds)
+	defer s.wipe()
 	if problems.HasErrors() {
 		if why := early.end(); why != "" {
 			return stoppedEarly(why)
@@ -166,7 +170,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 		if why := early.end(); why != "" {
 			return stoppedEarly(why)
 		}
-		return r.startRunner(ctx, s.creds)
+		return r.startRunner(ctx, slices.Concat(s.creds, s.service))
 	}
 	return r.startGuest(ctx, early, s)
 }
@@ -235,11 +239,35 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 			problems = append(problems, noteInit(r.Plan, s.Images)...)
 		}
 	}
+	if r.givesCredentials() {
+		service, wrong := r.gatherService(ctx)
+		s.service, problems = service, append(problems, wrong...)
+	}
 	if problems.HasErrors() {
-		credential.Wipe(s.creds)
-		s.creds = nil
+		s.wipe()
+		s.creds, s.service = nil, nil
 	}
 	return s, problems
+}
+
+func (s start) wipe() {
+	credential.Wipe(s.creds)
+	credential.Wipe(s.service)
+}
+
+// givesCredentials reports whether a Runner= gets its $CREDENTIALS_DIRECTORY
+// from us, and not from a service manager.
+func (r *runner) givesCredentials() bool {
+	return r.Plan.VM.Runner != "" && r.Control == "" && r.Getenv("CREDENTIALS_DIRECTORY") == ""
+}
+
+// gatherService brings together what [Service] loads beyond the VM's own: a
+// source that gives its credential only once is not asked twice.
+func (r *runner) gatherService(ctx context.Context) ([]credential.Credential, diag.List) {
+	list := slices.DeleteFunc(slices.Clone(r.Plan.Unit.Credentials), func(c plan.Credential) bool {
+		return slices.ContainsFunc(r.Plan.VM.Credentials, func(own plan.Credential) bool { return own.ID == c.ID })
+	})
+	return credential.Gather(ctx, requests(r.Plan, list), credential.HostEnv(spec.UnitName(r.Plan.VM.Name), ""))
 }
 
 // places are where this VM's things lie.
@@ -252,8 +280,7 @@ func (r *runner) places() preflight.Places {
 
 // judgeRunner refuses a Runner= that could not be given its credentials.
 func (r *runner) judgeRunner(problems *diag.List) {
-	byHand := r.Getenv("CREDENTIALS_DIRECTORY") == ""
-	if r.Plan.VM.Runner != "" && r.Control == "" && byHand && os.Geteuid() != 0 {
+	if r.givesCredentials() && os.Geteuid() != 0 {
 		problems.Add(diag.Problem{
 			Origin: r.Plan.Origin("Runner"), Key: "Runner", Value: r.Plan.VM.Runner,
 			What:     "run by hand, only root can give a runner a private $CREDENTIALS_DIRECTORY",

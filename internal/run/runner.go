@@ -54,7 +54,7 @@ func (r *runner) startRunner(ctx context.Context, creds []credential.Credential)
 		Path: r.Plan.VM.Runner, Args: []string{r.Plan.VM.Runner}, Dir: "/",
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: os.Stderr, Extra: []*os.File{planFile, theirs},
 	}
-	if r.Getenv("CREDENTIALS_DIRECTORY") == "" {
+	if r.givesCredentials() {
 		dir := r.credentialsDirectory()
 		if err := mountPoint(dir); err != nil {
 			return failed("making %s: %v", dir, err)

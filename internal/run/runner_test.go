@@ -192,12 +192,13 @@ func TestRunnerEnds(t *testing.T) {
 	}
 }
 
-// A runner sees its credentials, and nobody else does.
+// A runner sees its credentials, those of [Service] too, and nobody else does.
 func TestRunnerCredentials(t *testing.T) {
 	need.All(t, need.Root)
-	tr := runnerTrial(t, `cat "$CREDENTIALS_DIRECTORY/a"; stat -fc %T "$CREDENTIALS_DIRECTORY"; ls "$CREDENTIALS_DIRECTORY"; cat; cat <&3 >/dev/null && sleep 0.2`, "late")
+	const text = `cat "$CREDENTIALS_DIRECTORY/a" "$CREDENTIALS_DIRECTORY/host"; stat -fc %T "$CREDENTIALS_DIRECTORY"; ls "$CREDENTIALS_DIRECTORY"; cat; cat <&3 >/dev/null && sleep 0.2`
+	tr := runnerTrial(t, text, "late", "[Service]", "SetCredential=host:h", "SetCredential=a:of no use")
 	tr.start()
-	tr.stdout.await(t, "bramfs\na\n")
+	tr.stdout.await(t, "bhramfs\na\nhost\n")
 	if entries, err := os.ReadDir("/run/credentials/microvm@test.service"); err == nil && len(entries) != 0 {
 		t.Errorf("outside there is %v", entries)
 	}

@@ -141,9 +141,7 @@ func printUnits(s Streams, units []generator.Unit, asJSON bool) error {
 			if g.Problems == nil {
 				g.Problems = diag.List{}
 			}
-			for _, l := range links(u) {
-				g.Links = append(g.Links, l)
-			}
+			g.Links = append(g.Links, links(u)...)
 			out = append(out, g)
 		}
 		enc := json.NewEncoder(s.Out)

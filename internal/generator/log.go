@@ -94,7 +94,7 @@ func (l *Log) open() {
 			if syscall.Connect(fd, &syscall.SockaddrUnix{Name: l.Journal}) == nil {
 				l.socket = fd
 			} else {
-				syscall.Close(fd)
+				_ = syscall.Close(fd)
 			}
 		}
 	}
@@ -125,7 +125,7 @@ func (l *Log) Close() {
 	}
 	for _, fd := range []int{l.socket, l.kernel} {
 		if fd >= 0 {
-			syscall.Close(fd)
+			_ = syscall.Close(fd)
 		}
 	}
 }

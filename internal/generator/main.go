@@ -41,44 +41,48 @@ func Main(argv []string, drivers []driver.Driver, errors io.Writer) int {
 	// Collect at 16 MiB for the first time rather than at 4: a fresh page costs
 	// as much as what is saved by never collecting.
 	debug.SetGCPercent(400)
-	log := &Log{Errors: errors, Journal: journalSocket, Kernel: kernelLog}
-	defer log.Close()
+	say := &Log{Errors: errors, Journal: journalSocket, Kernel: kernelLog}
+	defer say.Close()
 	program, err := program()
 	if err != nil {
-		log.Failure("ampoule-generator", err)
+		say.Failure("ampoule-generator", err)
 		return ExitTrouble
 	}
 	w := &Writer{Out: argv[0]}
 	if filepath.Clean(argv[0]) == Directory {
 		w.Store = storeDirectory
 	}
-	return generate(w, log, Input{
-		Dirs: source.SearchPath(), Drivers: drivers, Program: program, Running: Running(""),
-		Last: LastGood(""),
-	})
+	// Whatever hangs (a network file system behind a link) must not take the
+	// other generators with it.
+	done := make(chan int, 1)
+	go func() {
+		done <- generate(w, say, Input{
+			Dirs: source.SearchPath(), Drivers: drivers, Program: program, Running: Running(""), Last: LastGood(""),
+		})
+	}()
+	select {
+	case code := <-done:
+		return code
+	case <-time.After(patience):
+		fmt.Fprintln(errors, "ampoule-generator: gave up after", patience)
+		return ExitTrouble
+	}
 }
 
 // generate writes all units and says what there is to say, in the order of the
 // VMs.
-func generate(w *Writer, log *Log, in Input) int {
-	// Whatever hangs (a network file system behind a link) must not take the
-	// other generators with it.
-	timer := time.AfterFunc(patience, func() {
-		fmt.Fprintln(log.Errors, "ampoule-generator: gave up after", patience)
-		os.Exit(ExitTrouble)
-	})
-	defer timer.Stop()
+func generate(w *Writer, say *Log, in Input) int {
 	g := New(in)
 	vms := g.VMs()
 	code := ExitDone
 	if len(vms) > 0 {
 		if err := w.Open(); err != nil {
-			log.Failure("ampoule-generator", err)
+			say.Failure("ampoule-generator", err)
 			code = ExitTrouble
 			w.Store = ""
 		}
 	}
-	log.Problems("", g.Notes())
+	say.Problems("", g.Notes())
 	type result struct {
 		unit Unit
 		err  error
@@ -101,9 +105,9 @@ func generate(w *Writer, log *Log, in Input) int {
 		if !ok {
 			continue
 		}
-		log.Problems(r.unit.Name, r.unit.Problems)
+		say.Problems(r.unit.Name, r.unit.Problems)
 		if r.err != nil {
-			log.Failure(r.unit.Name, r.err)
+			say.Failure(r.unit.Name, r.err)
 		}
 		if r.err != nil || r.unit.Problems.HasErrors() {
 			code = ExitTrouble
@@ -113,7 +117,7 @@ func generate(w *Writer, log *Log, in Input) int {
 		i, ok := slices.BinarySearch(vms, vm)
 		return ok && good[i]
 	}); err != nil {
-		log.Failure("ampoule-generator", err)
+		say.Failure("ampoule-generator", err)
 	}
 	return code
 }

@@ -327,7 +327,7 @@ func readRegular(path string) (data []byte, what string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	defer syscall.Close(fd)
+	defer func() { _ = syscall.Close(fd) }()
 	var stat syscall.Stat_t
 	if err := syscall.Fstat(fd, &stat); err != nil {
 		return nil, "", err

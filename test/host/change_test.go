@@ -83,7 +83,7 @@ func gone(h *host) {
 	}
 	h.sh("find /run/systemd/generator -name '*.wants' -exec ls {} +", not("microvm"))
 	h.sh("systemctl restart microvm@web", fails)
-	h.sh(cat+"microvm@web | tail -n 60", says("orderly-stop", "the guest powered off", "/etc/ampoule/web.microvm:1: the file was removed"))
+	h.sh(cat+"microvm@web | tail -n 200", says("orderly-stop", "the guest powered off", "/etc/ampoule/web.microvm:1: the file was removed"))
 	h.sh("systemctl stop microvm@masked")
 	h.sh(cat+"microvm@masked", says("orderly-stop", "the guest powered off"))
 	h.sh("systemctl start microvm@masked", fails)

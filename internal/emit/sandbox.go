@@ -15,10 +15,10 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
-// sandbox closes everything, and opens what the plan needs, with the reason.
-func (s UnitSource) sandbox() []unitfile.Entry {
+// sandbox appends what closes everything, and opens what the plan needs, with the reason.
+func (s UnitSource) sandbox(out []unitfile.Entry) []unitfile.Entry {
 	closed := func(key, value string) unitfile.Entry { return entry("", key, value) }
-	out := []unitfile.Entry{
+	out = append(out,
 		entry("the sandbox: a user of its own for each VM, without any rights", "DynamicUser", "yes"),
 		entry("by default all instances of a template have one", "User", userOf(s.Plan.VM.Name)),
 		closed("NoNewPrivileges", "yes"), closed("CapabilityBoundingSet", ""), closed("AmbientCapabilities", ""),
@@ -37,7 +37,7 @@ func (s UnitSource) sandbox() []unitfile.Entry {
 		entry("a core dump would have the guest's memory in it, its secrets included; swap too", "LimitCORE", "0"),
 		closed("MemorySwapMax", "0"),
 		closed("DevicePolicy", "closed"),
-	}
+	)
 	return append(append(out, s.accelerator()...), s.paths()...)
 }
 

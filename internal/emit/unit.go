@@ -84,7 +84,8 @@ func (s UnitSource) service() unitfile.Block {
 	if own {
 		kind = "exec"
 	}
-	entries := []unitfile.Entry{
+	// There are thousands of units at a boot, and about so many lines.
+	entries := append(make([]unitfile.Entry, 0, 96),
 		entry("", "Type", kind),
 		entry("", "NotifyAccess", "main"),
 		entry("the plan below, and no other", "ExecStart", s.program(runArguments+s.Plan.Digest.VM)),
@@ -94,12 +95,12 @@ func (s UnitSource) service() unitfile.Block {
 		entry("", "TimeoutStopSec", stopSeconds(vm.StopTimeout)),
 		entry("", "Restart", "on-failure"),
 		entry("a mistake in the files does not go away by itself", "RestartPreventExitStatus", "2"),
-	}
+	)
 	if vm.Readiness.Mode == "console" {
 		entries = append(entries, entry("a guest takes its time to boot", "TimeoutStartSec", "10min"))
 	}
 	entries = append(entries, s.state()...)
-	entries = append(entries, s.sandbox()...)
+	entries = s.sandbox(entries)
 	entries = append(entries, s.pass("Service")...)
 	// Behind the user's lines: an empty LoadCredential= in [Service] clears what
 	// [Service] loads, and not what the guest gets.
@@ -108,7 +109,7 @@ func (s UnitSource) service() unitfile.Block {
 		entries = append(entries, entry("the last of its kind: what a hook of yours makes in time is not missing", "ExecStartPre",
 			s.program("unit sources --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)))
 	}
-	entries = append(entries, entry("the plan", "SetCredential", rule.PlanName+":"+unitfile.EscapeValue(string(s.json()))))
+	entries = append(entries, entry("the plan", "SetCredential", unitfile.EscapeAfter(rule.PlanName+":", string(s.json()))))
 	return unitfile.Block{Name: "Service", Entries: entries}
 }
 

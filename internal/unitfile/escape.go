@@ -175,9 +175,14 @@ func digit(c byte) uint64 {
 // ends, and a "#" or ";" that would look like a trailing comment become \xNN.
 // Everything else stays readable, "%" included: where specifiers are expanded
 // the caller doubles it.
-func EscapeValue(s string) string {
+func EscapeValue(s string) string { return EscapeAfter("", s) }
+
+// EscapeAfter is EscapeValue behind a prefix that is written as it is, such as
+// the name of a credential.
+func EscapeAfter(prefix, s string) string {
 	var b strings.Builder
-	b.Grow(len(s) + len(s)/16)
+	b.Grow(len(prefix) + len(s) + len(s)/16)
+	b.WriteString(prefix)
 	done := 0 // s[:done] is written; most of a long value is copied in runs
 	for i := 0; i < len(s); {
 		c := s[i]

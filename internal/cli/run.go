@@ -20,6 +20,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/host"
+	"github.com/ampoule-vm/ampoule/internal/hostfiles"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/run"
@@ -147,6 +148,16 @@ func byHand(vm *spec.VM) diag.List {
 // credentialsRoot is where systemd has the credentials of services.
 const credentialsRoot = "/run/credentials/"
 
+// noPlan says where the plan of a unit went, by the file that should be it.
+func noPlan(file string) error {
+	unit := filepath.Base(filepath.Dir(file))
+	why := "a drop-in with an empty SetCredential= may have cleared it (systemctl cat " + unit + " shows all)"
+	if by := hostfiles.Root("").Clearing(unit, "SetCredential", "SetCredentialEncrypted"); len(by) > 0 {
+		why = "SetCredential= is cleared at " + strings.Join(by, ", ")
+	}
+	return fmt.Errorf("the unit does not carry the plan %s; %s", filepath.Base(file), why)
+}
+
 // readPlan reads and verifies a plan.
 func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 	in, name := s.In, "standard input"
@@ -155,7 +166,7 @@ func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 		// A unit without any credential is denied the directory, or has none.
 		missing := errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission)
 		if missing && filepath.Base(file) == rule.PlanName && strings.HasPrefix(file, credentialsRoot) {
-			return nil, fmt.Errorf("the unit does not carry the plan %s; a drop-in with an empty SetCredential= may have cleared it (systemctl cat shows all)", filepath.Base(file))
+			return nil, noPlan(file)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the plan: %w", err)

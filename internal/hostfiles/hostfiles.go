@@ -5,8 +5,10 @@
 package hostfiles
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -157,4 +159,37 @@ func (p Providers) Of(unit string) string {
 func (r Root) Exists(p string) bool {
 	_, err := os.Lstat(r.path(p))
 	return err == nil
+}
+
+// Clearing lists, as FILE:LINE, the assignments in drop-ins of a service that
+// clear a list of [Service] which any of keys belongs to: a unit that lacks what
+// it was made with says where that went.
+func (r Root) Clearing(unit string, keys ...string) []string {
+	template := unit
+	if before, _, ok := strings.Cut(unit, "@"); ok {
+		template = before + "@" + suffix
+	}
+	dirs := append([]string{"/etc/systemd/system.control", "/run/systemd/system.control"}, UnitDirectories()...)
+	var out []string
+	for _, dir := range dirs {
+		for _, of := range []string{unit, template, "service"} {
+			files, err := filepath.Glob(r.path(filepath.Join(dir, of+".d", "*.conf")))
+			if err != nil {
+				continue // a name with signs of a pattern
+			}
+			for _, file := range files {
+				data, err := os.ReadFile(file)
+				if err != nil {
+					continue
+				}
+				for i, line := range strings.Split(string(data), "\n") {
+					key, value, ok := strings.Cut(line, "=")
+					if ok && strings.TrimSpace(value) == "" && slices.Contains(keys, strings.TrimSpace(key)) {
+						out = append(out, fmt.Sprintf("%s:%d", strings.TrimPrefix(file, string(r)), i+1))
+					}
+				}
+			}
+		}
+	}
+	return slices.Compact(out)
 }

@@ -3,6 +3,7 @@ package hostfiles
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -82,5 +83,20 @@ func TestProviders(t *testing.T) {
 	// Without the template the drop-ins of a VM provide nothing.
 	if got := tree(t, map[string]string{"etc/systemd/system/microvm@nix.service.d/overrides.conf": "x"}).Providers().Of("microvm@nix.service"); got != "" {
 		t.Errorf("provided by %q", got)
+	}
+}
+
+func TestClearing(t *testing.T) {
+	root := tree(t, map[string]string{
+		"etc/systemd/system/microvm@web.service.d/10.conf":   "[Service]\n# x\nSetCredential=\nSetCredential=a:b\n",
+		"etc/systemd/system/microvm@.service.d/20.conf":      "[Service]\n SetCredentialEncrypted = \n",
+		"run/systemd/system/service.d/30.conf":               "[Service]\nSetCredential=x:\nEnvironment=\n",
+		"etc/systemd/system/microvm@other.service.d/10.conf": "[Service]\nSetCredential=\n",
+		"etc/systemd/system/microvm@web.service.d/10.txt":    "SetCredential=\n",
+	})
+	got := root.Clearing("microvm@web.service", "SetCredential", "SetCredentialEncrypted")
+	want := []string{"/etc/systemd/system/microvm@web.service.d/10.conf:3", "/etc/systemd/system/microvm@.service.d/20.conf:2"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -77,7 +77,7 @@ func troubleOfUnits(h *host) {
 	h.sh("systemctl start microvm@theirs")
 	h.sh("journalctl --no-pager -o cat -u microvm@theirs", says("this is theirs", "/etc/ampoule/theirs.microvm:1: ", "/etc/systemd/system/microvm@theirs.service"))
 	h.sh("ampoule check theirs", ends)
-	refused(h, "reset", "the unit does not carry the plan", "a drop-in with an empty SetCredential=", "systemctl cat")
+	refused(h, "reset", "the unit does not carry the plan ampoule.plan; SetCredential= is cleared at /etc/systemd/system/microvm@reset.service.d/10.conf:2")
 	h.sh("rm -r /etc/systemd/system/microvm@* /etc/ampoule/theirs.microvm /etc/ampoule/reset.microvm; systemctl daemon-reload")
 }
 

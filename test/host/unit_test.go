@@ -57,7 +57,7 @@ func TestUnitFails(t *testing.T) {
 
 		h.file("/etc/systemd/system/web.service.d/reset.conf", "[Service]\nSetCredential=\n")
 		h.sh("systemctl daemon-reload; systemctl start web", fails)
-		h.sh("journalctl -u web -o cat --no-pager -n 5", says("the unit does not carry the plan ampoule.plan; a drop-in"))
+		h.sh("journalctl -u web -o cat --no-pager -n 5", says("the unit does not carry the plan ampoule.plan; SetCredential= is cleared at /etc/systemd/system/web.service.d/reset.conf:2"))
 	})
 }
 

@@ -82,7 +82,7 @@ func findRunning(name string) (state.Instance, error) {
 		return state.Instance{}, err
 	}
 	var refused error
-	for _, dir := range []string{byHandDirectory(name), "/" + state.Root + "/" + name} {
+	for _, dir := range []string{byHandDirectory(name), "/" + state.Root + "/" + name, "/" + state.ByHand + "/" + name} {
 		if dir == "" {
 			continue
 		}

@@ -129,7 +129,7 @@ func generateAll(root string, names []string) ([]generator.Unit, diag.List, erro
 		vms = slices.Compact(vms)
 	}
 	units := make([]generator.Unit, len(vms))
-	g.Each(vms, func(i int, u generator.Unit) { units[i] = u })
+	g.Each(vms, nil, func(i int, u generator.Unit) { units[i] = u })
 	return units, notes, nil
 }
 

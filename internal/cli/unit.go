@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ampoule-vm/ampoule/internal/generator"
 	"github.com/ampoule-vm/ampoule/internal/run"
+	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
 // unitCommand holds what generated units and the package's scripts run, and
@@ -30,7 +32,16 @@ func unitCommand(s Streams) *cobra.Command {
 
 // crashed is the file by which a unit remembers, until it is stopped, that its
 // VM ended otherwise than it was told to.
-func crashed() string { return filepath.Join(os.Getenv("RUNTIME_DIRECTORY"), "crashed") }
+func crashed() string {
+	// The user may have other runtime directories too.
+	dirs := filepath.SplitList(os.Getenv("RUNTIME_DIRECTORY"))
+	for _, dir := range dirs {
+		if strings.HasSuffix(filepath.Dir(dir), "/"+state.Root) {
+			return filepath.Join(dir, "crashed")
+		}
+	}
+	return filepath.Join(os.Getenv("RUNTIME_DIRECTORY"), "crashed")
+}
 
 func refuseCommand(s Streams) *cobra.Command {
 	var file string

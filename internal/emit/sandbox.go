@@ -83,7 +83,7 @@ func (s UnitSource) paths() []unitfile.Entry {
 			if p.write {
 				access = "rw"
 			}
-			out = append(out, entry(why, "DeviceAllow", percent(p.path)+" "+access))
+			out = append(out, entry(why, "DeviceAllow", unitfile.QuoteWord(percent(p.path))+" "+access))
 			continue
 		}
 		// Where the file is not there yet, ampoule says so, and at which line.

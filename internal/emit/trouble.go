@@ -31,7 +31,9 @@ func Failing(s FailingSource) ([]byte, error) {
 	unit := []unitfile.Entry{
 		entry("", "Description", describe(s.Name, "cannot start: "+headline(s.Problems))),
 		entry("", "Documentation", "man:ampoule-generator(8) man:ampoule.microvm(5)"),
-		entry("", "SourcePath", percent(s.Main)),
+	}
+	if s.Main == legible(s.Main) && strings.TrimSpace(s.Main) == s.Main {
+		unit = append(unit, entry("", "SourcePath", percent(s.Main)))
 	}
 	if s.Resolved != nil {
 		unit = append(unit, s.onFailure()...)
@@ -39,7 +41,7 @@ func Failing(s FailingSource) ([]byte, error) {
 	service := []unitfile.Entry{
 		entry("", "Type", "oneshot"),
 		entry("", "ExecStart", programLine(s.Program, refuse)),
-		entry("", "SyslogIdentifier", "microvm@"+s.Name),
+		entry("", "SyslogIdentifier", percent(strings.TrimSpace(legible("microvm@"+s.Name)))),
 		entry("", "Slice", "machine.slice"),
 		entry("", "DynamicUser", "yes"),
 		entry("", "User", userOf(s.Name)),
@@ -213,7 +215,7 @@ func oneLine(s string) string {
 		}
 		return r
 	}, s)
-	return strings.TrimRight(s, " \\")
+	return strings.TrimRight(strings.ToValidUTF8(s, "?"), " \\")
 }
 
 // maxLines keeps a unit small, whatever its files hold.

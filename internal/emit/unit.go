@@ -33,8 +33,12 @@ type UnitSource struct {
 // credentials, the sandbox with the reason for each opening, and the user's own
 // lines, which come last and so win.
 func Unit(s UnitSource) ([]byte, error) {
+	var files []string
+	for _, f := range s.Files {
+		files = append(files, legible(f))
+	}
 	head := unitfile.Block{Comment: fmt.Sprintf("Made by ampoule %s. What is changed here is lost; change the files:\n%s",
-		s.Plan.Ampoule, strings.Join(s.Files, "\n"))}
+		s.Plan.Ampoule, strings.Join(files, "\n"))}
 	blocks := []unitfile.Block{head, s.unit(), s.service()}
 	if install := s.pass("Install"); len(install) > 0 {
 		blocks = append(blocks, unitfile.Block{Name: "Install", Entries: install})
@@ -42,9 +46,12 @@ func Unit(s UnitSource) ([]byte, error) {
 	return unitfile.Format(blocks)
 }
 
+// legible is what can stand in a comment of a unit: a path may hold anything.
+func legible(s string) string { return strings.ToValidUTF8(Visible(s), "?") }
+
 // entry is a line with the reason above it.
 func entry(comment, key, value string) unitfile.Entry {
-	return unitfile.Entry{Comment: comment, Key: key, Value: value}
+	return unitfile.Entry{Comment: legible(comment), Key: key, Value: value}
 }
 
 // secretServices are those of sops-nix and agenix, which bring secrets to where

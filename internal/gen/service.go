@@ -25,6 +25,6 @@ func service(p *page) {
 	p.item("122", "The guest did not power off in time and was killed.")
 	p.section("FILES")
 	p.item("/var/lib/ampoule/vm/NAME", "The state directory, with the disks of relative Disk= lines.")
-	p.item("/run/ampoule/vm/NAME", "The runtime directory, as long as the VM runs.")
+	p.item("/run/ampoule/vm/NAME", "The runtime directory, as long as the service runs; /run/ampoule/run/NAME is that of a VM which root runs by hand.")
 	p.item("/var/cache/ampoule/vm/NAME", "What was seen in kernel and initial RAM disk; may be removed.")
 }

@@ -113,17 +113,27 @@ func (g *Generator) VMs() []string {
 }
 
 // Each makes the units of VMs and hands each to do, from several goroutines at
-// once and in no order.
-func (g *Generator) Each(vms []string, do func(i int, u Unit)) {
+// once and in no order, but that those of first come first: should a file of
+// another hang, they have their units.
+func (g *Generator) Each(vms, first []string, do func(i int, u Unit)) {
+	order := make([]int, 0, len(vms))
+	for _, wanted := range []bool{true, false} {
+		for i, vm := range vms {
+			if _, ok := slices.BinarySearch(first, vm); ok == wanted {
+				order = append(order, i)
+			}
+		}
+	}
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(vms)) {
 		wg.Go(func() {
 			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(vms) {
+				n := int(next.Add(1)) - 1
+				if n >= len(order) {
 					return
 				}
+				i := order[n]
 				do(i, g.Unit(vms[i]))
 			}
 		})

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/source"
@@ -187,6 +188,40 @@ func TestUnits(t *testing.T) {
 		if !strings.Contains(said, want) {
 			t.Errorf("nothing says %q in\n%s", want, said)
 		}
+	}
+}
+
+// TestNames: whatever a file is called, its unit is there, is whole, and fails
+// with words.
+func TestNames(t *testing.T) {
+	h := newHost(t, map[string]string{
+		"etc/ampoule/a\nb.microvm": good, "etc/ampoule/a\rb.microvm": good, "etc/ampoule/ .microvm": good, "etc/ampoule/x\xff.microvm": good, "etc/ampoule/%n\x1b.microvm": good,
+		"etc/ampoule/\\.microvm": good, "etc/ampoule/..microvm": good, "etc/ampoule/ok.microvm": good, "etc/ampoule/ok.microvm.d/x\r\n[Service].conf": "[Unit]\nOnFailure=x.service\n",
+	})
+	units, said, _ := h.reload()
+	made := 0
+	for name, text := range units {
+		if !strings.HasPrefix(text, "-> ") {
+			made++
+		}
+		switch {
+		case strings.HasPrefix(text, "-> "):
+		case name == "microvm@ok.service":
+			if !strings.Contains(text, "\n# /etc/ampoule/ok.microvm.d/x\\x0d\\x0a[Service].conf:2\nOnFailure=x.service\n") {
+				t.Errorf("%s", text)
+			}
+		case !strings.Contains(text, " unit refuse "):
+			t.Errorf("%q is\n%s", name, text)
+		}
+		if !utf8.ValidString(text) || strings.ContainsAny(text, "\r\x1b") {
+			t.Errorf("%q is\n%q", name, text)
+		}
+	}
+	if made != 8 {
+		t.Errorf("%d units", made)
+	}
+	if strings.Contains(said, "written") || strings.ContainsAny(said, "\r\x1b") {
+		t.Errorf("said is %q", said)
 	}
 }
 

@@ -11,14 +11,12 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/emit"
+	"github.com/ampoule-vm/ampoule/internal/hostfiles"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // heldDirectory is for units until the next boot.
 const heldDirectory = "/run/systemd/system"
-
-// heldMark is the first line of a unit that is held.
-const heldMark = "# Held by Ampoule, which was removed while this VM was running.\n"
 
 // Hold gives the running VMs units that outlive the generator, so that they can
 // be stopped in order when Ampoule is removed. They do not start again. It
@@ -45,7 +43,7 @@ func Hold(root, program string) ([]string, error) {
 		}
 		text, err := emit.Kept(last, vm, program, emit.Gone, diag.List{{Origin: diag.Origin{File: program, Line: 1}, What: "ampoule was removed"}})
 		if err == nil {
-			err = w.Write(Unit{VM: vm, Name: name, State: Gone, Text: append([]byte(heldMark), text...)})
+			err = w.Write(Unit{VM: vm, Name: name, State: Gone, Text: append([]byte(hostfiles.HeldMark), text...)})
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", name, err))
@@ -72,7 +70,7 @@ func Release(root string) error {
 		}
 		path := filepath.Join(dir, e.Name())
 		text, err := os.ReadFile(path)
-		if err == nil && bytes.HasPrefix(text, []byte(heldMark)) {
+		if err == nil && bytes.HasPrefix(text, []byte(hostfiles.HeldMark)) {
 			err = os.Remove(path)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -64,7 +64,10 @@ func Main(argv []string, drivers []driver.Driver, errors io.Writer) int {
 	case code := <-done:
 		return code
 	case <-time.After(patience):
-		fmt.Fprintln(errors, "ampoule-generator: gave up after", patience)
+		// The other goroutine has its own; it may hang while it says something.
+		last := &Log{Errors: errors, Journal: journalSocket, Kernel: kernelLog}
+		defer last.Close()
+		last.Failure("ampoule-generator", fmt.Errorf("gave up after %v: a file of a VM, or of its drop-ins, cannot be read to its end", patience))
 		return ExitTrouble
 	}
 }
@@ -90,7 +93,7 @@ func generate(w *Writer, say *Log, in Input) int {
 	var mu sync.Mutex
 	trouble := map[int]result{}
 	good := make([]bool, len(vms))
-	g.Each(vms, func(i int, u Unit) {
+	g.Each(vms, in.Running, func(i int, u Unit) {
 		err := w.Write(u)
 		good[i] = u.State == Made || u.State == Kept || u.State == Gone
 		u.Text, u.Links = nil, nil
@@ -124,15 +127,9 @@ func generate(w *Writer, say *Log, in Input) int {
 
 // Running names the VMs that a service runs, sorted.
 func Running(root string) []string {
-	instances, err := state.List(root)
+	names, err := state.Services(root)
 	if err != nil {
 		return nil
-	}
-	var names []string
-	for _, i := range instances {
-		if i.Service {
-			names = append(names, i.Name)
-		}
 	}
 	slices.Sort(names)
 	return names

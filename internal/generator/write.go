@@ -61,6 +61,9 @@ func (w *Writer) Write(u Unit) error {
 		if err := w.keep(u, path); err != nil {
 			return err
 		}
+	case len(u.Text) == 0:
+		// An empty unit would be a masked one.
+		return &fs.PathError{Op: "write", Path: path, Err: errors.New("there is nothing to write")}
 	default:
 		if err := w.replace(path, u.Text, nil); err != nil {
 			return err

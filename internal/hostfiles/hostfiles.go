@@ -119,7 +119,7 @@ func (r Root) Providers() Providers {
 				if _, err := os.Lstat(r.path(filepath.Join(file, "overrides.conf"))); err == nil {
 					p.settled[unit+suffix] = true
 				}
-			case !strings.HasSuffix(name, suffix) || r.masked(file):
+			case !strings.HasSuffix(name, suffix) || r.masked(file) || r.held(file):
 			case name == prefix+suffix:
 				p.template = first(p.template, file)
 			default:
@@ -135,6 +135,16 @@ func first(old, found string) string {
 		return old
 	}
 	return found
+}
+
+// HeldMark is the first line of a unit that Ampoule left to a running VM when it
+// was removed.
+const HeldMark = "# Held by Ampoule, which was removed while this VM was running.\n"
+
+// held reports whether a unit is one of those.
+func (r Root) held(file string) bool {
+	text, err := os.ReadFile(r.path(file))
+	return err == nil && strings.HasPrefix(string(text), HeldMark)
 }
 
 // masked reports whether a unit is a link to /dev/null: that is a wish of the

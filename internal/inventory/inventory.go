@@ -166,7 +166,7 @@ func (p Place) runs() ([]state.Instance, error) {
 		return out, err
 	}
 	own := filepath.Dir(state.FindDirectories("x", p.runtimeOnly).Runtime)
-	if own == "." || own == filepath.Join("/", state.Root) {
+	if own == "." || own == filepath.Join("/", state.ByHand) {
 		return out, nil
 	}
 	entries, err := os.ReadDir(own)
@@ -203,7 +203,13 @@ func (s *survey) units(client *systemd.Client) error {
 	}
 	for i := range units {
 		u := &units[i]
-		if name := vmOf(u); isOurs(u) || s.vms[name] != nil {
+		name := vmOf(u)
+		if !isOurs(u) && s.vms[name] == nil {
+			continue
+		}
+		// A copy of a unit names the same file. The VM's own counts, or else one
+		// that is up.
+		if old := s.at(name).unit; old == nil || old.Name != spec.UnitName(name) && (u.Name == spec.UnitName(name) || isUp(u)) {
 			s.at(name).unit = u
 		}
 	}

@@ -65,6 +65,10 @@ type Spec struct {
 	// that writes much has to wait.
 	StderrLine func(line string)
 
+	// Blocked are signals that the child has blocked from its first moment. A
+	// program that does not unblock them never gets them.
+	Blocked []syscall.Signal
+
 	// MountNamespace, if not nil, is called in a new mount namespace that the
 	// child will live in, before the child exists. Mounts made by it are seen
 	// by the child and by nobody else, and are gone when the child is. It runs
@@ -219,7 +223,7 @@ func (p *Process) superviseOnOwnThread(spec Spec, files []*os.File, started chan
 		defer runtime.UnlockOSThread()
 	} // else the thread ends with this goroutine, and the namespace with it
 
-	err := p.fork(spec, files)
+	err := blocked(spec.Blocked, func() error { return p.fork(spec, files) })
 	started <- err
 	if err != nil {
 		return
@@ -247,6 +251,26 @@ func lockThread(retry func()) bool {
 	<-other
 	runtime.UnlockOSThread()
 	return true
+}
+
+// blocked calls do with signals blocked on the calling thread; a child that is
+// made meanwhile has them blocked too.
+func blocked(signals []syscall.Signal, do func() error) error {
+	if len(signals) == 0 {
+		return do()
+	}
+	var set, old unix.Sigset_t
+	for _, s := range signals {
+		set.Val[(s-1)/64] |= 1 << ((s - 1) % 64)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old); err != nil {
+		return fmt.Errorf("blocking signals: %w", err)
+	}
+	err := do()
+	if restoreErr := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err == nil && restoreErr != nil {
+		return fmt.Errorf("unblocking signals: %w", restoreErr)
+	}
+	return err
 }
 
 // fork creates the child; the calling thread becomes the one it depends on.

@@ -137,6 +137,9 @@ func (g *guest) start(binary string) error {
 	}
 	proc, err := process.Start(process.Spec{
 		Path: binary, Args: append([]string{binary}, g.cmd.argv...), Env: []string{}, Dir: dir, Extra: g.cmd.files,
+		// Whoever sends SIGTERM to all processes of a unit (one that lost its
+		// KillMode=, by a mask say) means the guest to power off.
+		Blocked: []syscall.Signal{syscall.SIGTERM},
 	})
 	if err != nil {
 		return err

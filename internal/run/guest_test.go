@@ -104,7 +104,7 @@ func TestStoppedHypervisor(t *testing.T) {
 func TestDyingHypervisor(t *testing.T) {
 	need.All(t, need.QEMU)
 	for signal, words := range map[syscall.Signal]string{
-		syscall.SIGKILL: "the hypervisor died (killed by SIGKILL)", syscall.SIGTERM: "ended from outside (host-signal)",
+		syscall.SIGKILL: "the hypervisor died (killed by SIGKILL)", syscall.SIGINT: "ended from outside (host-signal)",
 	} {
 		tr := guestLines(t)().start()
 		tr.stderr.await(t, "started, guest not observed")

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,7 +144,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 		// is running may still be at it.
 		var err error
 		if r.claim, err = state.Take(r.dirs); errors.Is(err, state.ErrRunning) {
-			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Runtime)
+			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Holder())
 		} else if err != nil {
 			return r.unclaimed(ctx, err)
 		}
@@ -225,6 +226,7 @@ func (r *runner) startGuest(ctx context.Context, early *early, s start) Outcome 
 func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	answers, problems := preflight.Judge(ctx, r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
+	r.judgeState(&problems)
 	s := start{Answers: answers}
 	if refused := r.refuseEarly(answers); refused.HasErrors() {
 		return s, append(problems, refused...)
@@ -286,6 +288,32 @@ func (r *runner) judgeRunner(problems *diag.List) {
 			What:     "run by hand, only root can give a runner a private $CREDENTIALS_DIRECTORY",
 			Accepted: "run it as root, or under systemd",
 		})
+	}
+}
+
+// judgeState refuses relative disks where they belong to another user, for root:
+// the user of the VM's service, say. What that user has put there may lead
+// anywhere, and here no sandbox is in its way.
+func (r *runner) judgeState(problems *diag.List) {
+	if os.Geteuid() != 0 || r.Getenv("STATE_DIRECTORY") != "" {
+		return
+	}
+	info, err := os.Stat(r.dirs.State)
+	if err != nil {
+		return
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return
+	}
+	for _, d := range r.Plan.VM.Disks {
+		if !filepath.IsAbs(d.Path) {
+			problems.Add(diag.Problem{
+				Origin: r.Plan.Origin(d.From), Key: "Disk", Value: d.Path,
+				What:     fmt.Sprintf("it lies in %s, which belongs to uid %d, the user of the VM's service, and root opens nothing there", r.dirs.State, owner.Uid),
+				Accepted: "systemctl start " + spec.UnitName(r.Plan.VM.Name) + ", or, to have it run by root's hand for good, give the directory and what is in it to root",
+			})
+		}
 	}
 }
 

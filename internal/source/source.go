@@ -170,6 +170,9 @@ func (f *finder) existing(ranks []string, dir, name string) []string {
 	if f.tree != nil && errors.Is(f.tree.lookUp(dir, name), fs.ErrNotExist) {
 		return ranks
 	}
+	if info, err := os.Stat(f.host(dir)); f.tree == nil && err == nil && !info.IsDir() {
+		return ranks // as good as no directory
+	}
 	return append(ranks, dir+"/"+name)
 }
 

@@ -36,7 +36,7 @@ func Scan(root string, dirs []string) *Tree {
 	t := &Tree{root: root, dirs: dirs, found: make([]listing, len(dirs))}
 	for i, dir := range dirs {
 		entries, err := os.ReadDir(filepath.Join(root, dir))
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			err = nil
 		}
 		types := make(map[string]fs.FileMode, len(entries))

@@ -23,10 +23,18 @@ func (r *reader) checkPassThrough(e *layer.Entry) {
 		unknownKey(r.problems, e.Assignment, systemdkeys.Keys(e.Section))
 	case key.Kind == systemdkeys.Dependencies && e.Value == "":
 		r.problems.Errorf(e.Origin, e.Key, "", "remove the line, or the dependency itself", "systemd ignores an empty list of dependencies, nothing would be cleared")
+	case e.Section == "Service" && neededDirectory(e.Key) && e.Value == "":
+		r.problems.Errorf(e.Origin, e.Key, "", "remove the line; further directories may be added", "the VM has its own directory in this list, and would lose it")
+	case e.Section == "Service" && e.Key == "RuntimeDirectoryPreserve" && e.Value != "restart":
+		r.problems.Errorf(e.Origin, e.Key, e.Value, "remove the line", "the runtime directory has to stay between a crash and the next start, and no longer: that is how a running VM is known")
 	case key.KeepsOnEmpty && e.Value == "":
 		r.problems.Errorf(e.Origin, e.Key, "", "write the value that it is to have", "systemd ignores an empty assignment of this key, nothing would be reset")
 	}
 }
+
+// neededDirectory reports whether a list of directories has one that Ampoule
+// cannot do without.
+func neededDirectory(key string) bool { return key == "RuntimeDirectory" || key == "StateDirectory" }
 
 // readService keeps the live lines of [Service] and reads those that matter
 // to a VM that is run by hand.

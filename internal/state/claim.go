@@ -54,9 +54,41 @@ func Take(d Directories) (*Claim, error) {
 		}
 		c := &Claim{dir: d.Runtime, ours: statErr != nil || !d.Given, lock: lock}
 		c.removeFiles()
+		if err := d.settle(lock); err != nil {
+			c.Release()
+			return nil, err
+		}
 		return c, nil
 	}
 	return nil, fmt.Errorf("making the runtime directory: %w", err)
+}
+
+// settle makes sure that the VM does not run in the other way, and lets whoever
+// starts it so see our lock. Both have taken theirs before they look, so that
+// never both go on.
+func (d Directories) settle(lock *os.File) error {
+	if d.Other == "" {
+		return nil
+	}
+	if !d.Given {
+		if err := errors.Join(os.Chmod(d.Runtime, 0o711), lock.Chmod(0o644)); err != nil {
+			return fmt.Errorf("showing the lock: %w", err)
+		}
+	}
+	if i, ok := Look(d.Other); ok && i.Running {
+		return ErrRunning
+	}
+	return nil
+}
+
+// Holder is the directory of whoever runs the VM, after ErrRunning.
+func (d Directories) Holder() string {
+	if d.Other != "" {
+		if i, ok := Look(d.Other); ok && i.Running {
+			return d.Other
+		}
+	}
+	return d.Runtime
 }
 
 // makeRuntime makes a VM's directory, which is its user's alone, and those above

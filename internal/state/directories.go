@@ -28,6 +28,10 @@ type Directories struct {
 	Cache string
 	// Given: Runtime is a service manager's, who also removes it.
 	Given bool
+	// Other is the runtime directory that the same VM has if it is started in
+	// the other way: as a service, or by root's hand. Empty: there is none. They
+	// differ, since a service manager takes its directory from whoever has it.
+	Other string
 }
 
 // FindDirectories follows systemd's variables where a service manager set them,
@@ -41,9 +45,15 @@ func FindDirectories(name string, getenv func(string) string) Directories {
 		}
 		return filepath.Join(base, below)
 	}
-	d := Directories{State: given(getenv, "STATE_DIRECTORY"), Runtime: given(getenv, "RUNTIME_DIRECTORY"), Cache: given(getenv, "CACHE_DIRECTORY")}
+	d := Directories{State: given(getenv("STATE_DIRECTORY"), below), Runtime: given(getenv("RUNTIME_DIRECTORY"), below), Cache: given(getenv("CACHE_DIRECTORY"), below)}
 	d.Given = d.Runtime != ""
-	state, runtime := in("/var/lib"), in("/run")
+	byHand := filepath.Join("/", ByHand, name)
+	state, runtime := in("/var/lib"), byHand
+	if d.Given {
+		d.Other = byHand
+	} else if os.Geteuid() == 0 {
+		d.Other = filepath.Join("/", Root, name)
+	}
 	if os.Geteuid() != 0 {
 		state, runtime = in(getenv("XDG_STATE_HOME")), in(getenv("XDG_RUNTIME_DIR"))
 		if home := getenv("HOME"); state == "" && filepath.IsAbs(home) {
@@ -69,10 +79,17 @@ func cacheDirectory(getenv func(string) string) string {
 	return ""
 }
 
-// given is the first directory of a service manager's variable. One that
-// somebody set by hand and relative is meant from here.
-func given(getenv func(string) string, variable string) string {
-	dir, _, _ := strings.Cut(getenv(variable), ":")
+// given picks a VM's directory from those of a service manager's variable: that
+// which ends as ours do, since the user may want others too and they are sorted
+// by name; else the first. One that somebody set by hand and relative is meant
+// from here.
+func given(dirs, below string) string {
+	dir, _, _ := strings.Cut(dirs, ":")
+	for d := range strings.SplitSeq(dirs, ":") {
+		if strings.HasSuffix(d, "/"+below) {
+			dir = d
+		}
+	}
 	if dir == "" {
 		return ""
 	}

@@ -31,14 +31,41 @@ type Instance struct {
 	Problem error
 }
 
-// Root is where the system's VMs have their runtime directories.
-const Root = "run/ampoule/vm"
+// Root is where the services of VMs have their runtime directories, and ByHand
+// where root's VMs have theirs.
+const (
+	Root   = "run/ampoule/vm"
+	ByHand = "run/ampoule/run"
+)
 
-// List returns the VMs below ROOT/run/ampoule/vm, by name; root is "" or "/" for
-// this host. A directory that does not exist holds none. One VM that cannot be
-// read has its Problem and keeps nobody from seeing the others.
+// List returns the system's VMs below a root, those of services before those
+// that root has started by hand, each by name; root is "" or "/" for this host.
+// A directory that does not exist holds none. One VM that cannot be read has its
+// Problem and keeps nobody from seeing the others.
 func List(root string) ([]Instance, error) {
-	return listDirectory(filepath.Join("/", root, Root))
+	services, err := listDirectory(filepath.Join("/", root, Root))
+	if err != nil {
+		return nil, err
+	}
+	byHand, err := listDirectory(filepath.Join("/", root, ByHand))
+	return append(services, byHand...), err
+}
+
+// Services names the VMs of services below a root: those that run, and those that
+// are between a crash and their next start. Nothing is read that a VM's user may
+// have written.
+func Services(root string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join("/", root, Root))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking for running VMs: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() || e.Type() == fs.ModeSymlink {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 func listDirectory(dir string) ([]Instance, error) {

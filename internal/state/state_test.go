@@ -24,9 +24,11 @@ func TestFindDirectories(t *testing.T) {
 		env  map[string]string
 		want Directories
 	}{
-		{"systemd", map[string]string{"STATE_DIRECTORY": "/a:/b", "RUNTIME_DIRECTORY": "/c:/d", "CACHE_DIRECTORY": "/e"}, Directories{"/a", "/c", "/e", true}},
-		{"by hand, relative", map[string]string{"STATE_DIRECTORY": "x", "RUNTIME_DIRECTORY": "y"}, Directories{wd + "/x", wd + "/y", "/var/cache/ampoule", true}},
-		{"root", map[string]string{"HOME": "/root"}, Directories{"/var/lib/ampoule/vm/vm", "/run/ampoule/vm/vm", "/var/cache/ampoule", false}},
+		{"systemd", map[string]string{"STATE_DIRECTORY": "/a:/b", "RUNTIME_DIRECTORY": "/c:/d", "CACHE_DIRECTORY": "/e"}, Directories{"/a", "/c", "/e", true, "/run/ampoule/run/vm"}},
+		{"by hand, relative", map[string]string{"STATE_DIRECTORY": "x", "RUNTIME_DIRECTORY": "y"}, Directories{wd + "/x", wd + "/y", "/var/cache/ampoule", true, "/run/ampoule/run/vm"}},
+		{"others of the user's", map[string]string{"STATE_DIRECTORY": "/var/lib/a:/var/lib/ampoule/vm/vm", "RUNTIME_DIRECTORY": "/run/a:/run/ampoule/vm/vm:/run/z", "CACHE_DIRECTORY": "/e"},
+			Directories{"/var/lib/ampoule/vm/vm", "/run/ampoule/vm/vm", "/e", true, "/run/ampoule/run/vm"}},
+		{"root", map[string]string{"HOME": "/root"}, Directories{"/var/lib/ampoule/vm/vm", "/run/ampoule/run/vm", "/var/cache/ampoule", false, "/run/ampoule/vm/vm"}},
 	} {
 		if got := find(tt.env); os.Geteuid() == 0 && got != tt.want {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)

@@ -21,9 +21,9 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Patience is how long a connection lasts, all of its questions together. A
-// manager that is busy (it answers nobody during a daemon-reload) is waited for
-// so long, and no longer.
+// Patience is how long a manager may be silent. One that is busy (it answers
+// nobody during a daemon-reload) is waited for so long, and no longer; one that
+// goes on answering has time for the questions about ten thousand units.
 const Patience = 5 * time.Second
 
 // ErrAbsent means that no systemd manages this system: a container, or another
@@ -52,8 +52,8 @@ func system(euid int) places {
 	return p
 }
 
-// Client is a connection to the manager. It is for one command, which is over
-// before Patience is.
+// Client is a connection to the manager. It is for one command, which does not
+// leave it alone for longer than Patience.
 type Client struct {
 	conn *dbus.Conn
 }
@@ -70,7 +70,7 @@ func connect(ctx context.Context, p places, patience time.Duration) (*Client, er
 	}
 	var problems []error
 	for _, e := range p.endpoints {
-		conn, err := dial(ctx, e, time.Now().Add(patience))
+		conn, err := dial(ctx, e, patience)
 		if err == nil {
 			return &Client{conn}, nil
 		}
@@ -87,18 +87,34 @@ type buffered struct {
 
 func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
 
-// dial connects and proves who we are. The deadline holds for everything that
-// is ever read or written.
-func dial(ctx context.Context, e endpoint, deadline time.Time) (*dbus.Conn, error) {
-	dialer := net.Dialer{Deadline: deadline}
+// patient gives up on one read or write, and not on all of them together.
+type patient struct {
+	net.Conn
+	patience time.Duration
+}
+
+func (p patient) Read(b []byte) (int, error) {
+	if err := p.SetReadDeadline(time.Now().Add(p.patience)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Read(b)
+}
+
+func (p patient) Write(b []byte) (int, error) {
+	if err := p.SetWriteDeadline(time.Now().Add(p.patience)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Write(b)
+}
+
+// dial connects and proves who we are.
+func dial(ctx context.Context, e endpoint, patience time.Duration) (*dbus.Conn, error) {
+	dialer := net.Dialer{Timeout: patience}
 	raw, err := dialer.DialContext(ctx, "unix", e.address)
 	if err != nil {
 		return nil, err
 	}
-	if err := raw.SetDeadline(deadline); err != nil {
-		raw.Close()
-		return nil, err
-	}
+	raw = patient{raw, patience}
 	conn, err := dbus.NewConn(buffered{raw, bufio.NewReaderSize(raw, 64<<10)}, dbus.WithContext(ctx))
 	if err != nil {
 		raw.Close()

@@ -129,7 +129,13 @@ func TestTerminatedHypervisor(t *testing.T) {
 	need.All(t, need.VM, need.VMAll, need.QEMU, need.Guest)
 	m := start(t, options{lines: kernelLines(guest.Get(t, "bookworm"))})
 	m.waitFor(m.words, "started, guest not observed", 1, bootTime)
+	// SIGTERM, which a service manager may send to all processes, it never gets.
 	_ = syscall.Kill(m.hypervisor(), syscall.SIGTERM)
+	time.Sleep(time.Second)
+	if syscall.Kill(m.hypervisor(), 0) != nil {
+		t.Fatal("SIGTERM has ended the hypervisor")
+	}
+	_ = syscall.Kill(m.hypervisor(), syscall.SIGINT)
 	m.wantExit(121, "ended from outside", 10*time.Second)
 }
 

@@ -61,9 +61,15 @@ func Services(root string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() || e.Type() == fs.ModeSymlink {
-			names = append(names, e.Name())
+		if e.Type() == fs.ModeSymlink {
+			// systemd leaves the link behind when it removes the directory.
+			if info, err := os.Stat(filepath.Join("/", root, Root, e.Name())); err != nil || !info.IsDir() {
+				continue
+			}
+		} else if !e.IsDir() {
+			continue
 		}
+		names = append(names, e.Name())
 	}
 	return names, nil
 }

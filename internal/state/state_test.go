@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -166,4 +167,30 @@ func ExampleFindDirectories() {
 	d := FindDirectories("web", func(name string) string { return env[name] })
 	fmt.Println(d.State, d.Runtime)
 	// Output: /var/lib/ampoule/vm/web /run/ampoule/vm/web
+}
+
+// TestServices: a directory, or a link to one, and nothing that is left of one.
+func TestServices(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, Root)
+	for _, d := range []string{filepath.Join(dir, "plain"), filepath.Join(root, "run/private/there")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"dynamic": "../../private/there", "left": "../../private/gone", "file": "../../../etc"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "junk"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	names, err := Services(root)
+	if err != nil || !slices.Equal(names, []string{"dynamic", "plain"}) {
+		t.Errorf("%q, %v", names, err)
+	}
+	if names, err := Services(t.TempDir()); err != nil || len(names) != 0 {
+		t.Errorf("%q, %v", names, err)
+	}
 }

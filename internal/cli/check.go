@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 
@@ -97,10 +96,7 @@ func judge(ctx context.Context, s Streams, res pipeline.Result) diag.List {
 
 func printChecked(s Streams, results []checked, asJSON bool) error {
 	if asJSON {
-		enc := json.NewEncoder(s.Out)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		return enc.Encode(results)
+		return printJSON(s.Out, results)
 	}
 	for _, c := range results {
 		printProblems(s, c.Problems)

@@ -9,8 +9,10 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -174,4 +176,12 @@ func printProblems(s Streams, problems diag.List) {
 	for _, p := range problems {
 		fmt.Fprintln(s.Err, p.Error())
 	}
+}
+
+// printJSON writes the form that every --json has.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

@@ -82,7 +82,7 @@ func findRunning(name string) (state.Instance, error) {
 		return state.Instance{}, err
 	}
 	var refused error
-	for _, dir := range []string{byHandDirectory(name), "/" + state.Root + "/" + name, "/" + state.ByHand + "/" + name} {
+	for _, dir := range []string{state.ByHandDirectories(name, os.Getenv).Runtime, "/" + state.Root + "/" + name, "/" + state.ByHand + "/" + name} {
 		if dir == "" {
 			continue
 		}
@@ -100,17 +100,6 @@ func findRunning(name string) (state.Instance, error) {
 		return state.Instance{}, refused
 	}
 	return state.Instance{}, fmt.Errorf("%s is not running", name)
-}
-
-// byHandDirectory is where a VM is that this user started by hand. We may be in
-// a service ourselves, whose directories are not the VM's.
-func byHandDirectory(name string) string {
-	return state.FindDirectories(name, func(variable string) string {
-		if strings.HasSuffix(variable, "_DIRECTORY") {
-			return ""
-		}
-		return os.Getenv(variable)
-	}).Runtime
 }
 
 // completeRunning offers the VMs that run.

@@ -1,11 +1,8 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -15,7 +12,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/generator"
 	"github.com/ampoule-vm/ampoule/internal/run"
 	"github.com/ampoule-vm/ampoule/internal/source"
-	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // generated is a unit in generate's JSON, which is documented.
@@ -25,13 +21,8 @@ type generated struct {
 	State generator.State `json:"state"`
 	Text  string          `json:"text,omitempty"`
 	// Links have their paths beside the unit, with what they point to.
-	Links    []generatedLink `json:"links"`
-	Problems diag.List       `json:"problems"`
-}
-
-type generatedLink struct {
-	Path   string `json:"path"`
-	Target string `json:"target"`
+	Links    []generator.Link `json:"links"`
+	Problems diag.List        `json:"problems"`
 }
 
 func generateCommand(s Streams) *cobra.Command {
@@ -97,13 +88,9 @@ func newGenerator(root string) (*generator.Generator, error) {
 	}), nil
 }
 
-// ownPath is the path of this program without the links that lead to it, as the
-// generator has it.
+// ownPath is the path of this program, as the generator has it.
 func ownPath() (string, error) {
-	program, err := os.Executable()
-	if err == nil {
-		program, err = filepath.EvalSymlinks(program)
-	}
+	program, err := generator.OwnPath()
 	if err != nil {
 		return "", fmt.Errorf("looking for the path of this program: %w", err)
 	}
@@ -137,17 +124,13 @@ func printUnits(s Streams, units []generator.Unit, asJSON bool) error {
 	if asJSON {
 		out := make([]generated, 0, len(units))
 		for _, u := range units {
-			g := generated{VM: u.VM, Unit: u.Name, State: u.State, Text: string(u.Text), Links: []generatedLink{}, Problems: u.Problems}
+			g := generated{VM: u.VM, Unit: u.Name, State: u.State, Text: string(u.Text), Links: append([]generator.Link{}, u.Symlinks()...), Problems: u.Problems}
 			if g.Problems == nil {
 				g.Problems = diag.List{}
 			}
-			g.Links = append(g.Links, links(u)...)
 			out = append(out, g)
 		}
-		enc := json.NewEncoder(s.Out)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		return enc.Encode(out)
+		return printJSON(s.Out, out)
 	}
 	for i, u := range units {
 		if u.State == generator.Hidden {
@@ -159,32 +142,11 @@ func printUnits(s Streams, units []generator.Unit, asJSON bool) error {
 		if _, err := fmt.Fprintf(s.Out, "# %s/%s (%s)\n%s", generator.Directory, u.Name, u.State, u.Text); err != nil {
 			return err
 		}
-		for _, l := range links(u) {
+		for _, l := range u.Symlinks() {
 			if _, err := fmt.Fprintf(s.Out, "# %s/%s -> %s\n", generator.Directory, l.Path, l.Target); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// links are the symbolic links of a unit, its own if it is one.
-func links(u generator.Unit) []generatedLink {
-	if u.State == generator.Masked {
-		return []generatedLink{{u.Name, "/dev/null"}}
-	}
-	var out []generatedLink
-	for _, l := range u.Links {
-		out = append(out, generatedLink{linkPath(l), linkTarget(u.Name, l)})
-	}
-	return out
-}
-
-func linkPath(l spec.Link) string { return filepath.Join(l.Directory, l.Name) }
-
-func linkTarget(unit string, l spec.Link) string {
-	if l.Directory == "" {
-		return unit
-	}
-	return "../" + unit
 }

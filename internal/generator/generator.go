@@ -68,6 +68,29 @@ type Unit struct {
 	Problems diag.List
 }
 
+// Link is a symbolic link beside a unit, by its path from there.
+type Link struct {
+	Path   string `json:"path"`
+	Target string `json:"target"`
+}
+
+// Symlinks are those that hang the unit on others and give it further names; of
+// one that is masked, the unit itself.
+func (u Unit) Symlinks() []Link {
+	if u.State == Masked {
+		return []Link{{u.Name, "/dev/null"}}
+	}
+	var out []Link
+	for _, l := range u.Links {
+		if l.Directory == "" {
+			out = append(out, Link{l.Name, u.Name})
+		} else {
+			out = append(out, Link{l.Directory + "/" + l.Name, "../" + u.Name})
+		}
+	}
+	return out
+}
+
 // Generator knows the host's files as they were when it was made.
 type Generator struct {
 	in        Input
@@ -102,6 +125,9 @@ func (g *Generator) Notes() diag.List { return g.notes }
 func (g *Generator) VMs() []string {
 	vms := slices.Concat(g.tree.Names(), g.orphans)
 	for _, vm := range g.in.Running {
+		if _, declared := slices.BinarySearch(g.tree.Names(), vm); declared {
+			continue
+		}
 		// One without a last good unit runs in a unit of somebody else's
 		// (ampoule plan --unit), or is what a killed run by hand left.
 		if g.in.Last(vm) != nil {
@@ -271,11 +297,7 @@ func (g *Generator) fail(u *Unit, res pipeline.Result) {
 // that is there.
 func (g *Generator) sourceOf(vm string, set source.Set) string {
 	if slices.Contains(g.orphans, vm) {
-		for _, dir := range g.in.Dirs {
-			if drops := path.Join(dir, vm+source.Suffix+".d"); hostfiles.Root(g.in.Root).Exists(drops) {
-				return drops
-			}
-		}
+		return g.tree.DropIns(vm)
 	}
 	return path.Clean(set.Main)
 }

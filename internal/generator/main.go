@@ -144,12 +144,18 @@ func LastGood(root string) func(vm string) []byte {
 // program is the path of ampoule, which is installed with its generator:
 // PREFIX/lib/systemd/system-generators and PREFIX/bin.
 func program() (string, error) {
-	own, err := os.Executable()
-	if err == nil {
-		own, err = filepath.EvalSymlinks(own)
-	}
+	own, err := OwnPath()
 	if err != nil {
 		return "", fmt.Errorf("looking for ampoule: %w", err)
 	}
 	return filepath.Join(filepath.Dir(own), "..", "..", "..", "bin", "ampoule"), nil
+}
+
+// OwnPath is the path of the program that runs, without the links that lead to it.
+func OwnPath() (string, error) {
+	own, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(own)
 }

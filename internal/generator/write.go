@@ -56,7 +56,7 @@ func (w *Writer) Write(u Unit) error {
 	case u.State == Hidden:
 		return nil
 	case u.State == Masked:
-		return w.link("/dev/null", path)
+		// Nothing but its link.
 	case u.State == Made && w.Store != "":
 		if err := w.keep(u, path); err != nil {
 			return err
@@ -69,8 +69,8 @@ func (w *Writer) Write(u Unit) error {
 			return err
 		}
 	}
-	for _, l := range u.Links {
-		if err := w.hang(u.Name, l.Directory, l.Name); err != nil {
+	for _, l := range u.Symlinks() {
+		if err := w.hang(l); err != nil {
 			return err
 		}
 	}
@@ -132,12 +132,13 @@ func (w *Writer) Forget(belongs func(vm string) bool) error {
 	return nil
 }
 
-// hang makes a link to the unit in a directory beside it, or beside the unit.
-func (w *Writer) hang(unit, directory, name string) error {
-	if directory == "" {
-		return w.link(unit, filepath.Join(w.Out, name))
+// hang makes a link, and the directory beside the unit where it wants one.
+func (w *Writer) hang(l Link) error {
+	path := filepath.Join(w.Out, l.Path)
+	dir := filepath.Dir(path)
+	if dir == filepath.Clean(w.Out) {
+		return w.link(l.Target, path)
 	}
-	dir := filepath.Join(w.Out, directory)
 	w.mu.Lock()
 	err, done := w.made[dir]
 	if !done {
@@ -150,7 +151,7 @@ func (w *Writer) hang(unit, directory, name string) error {
 	if err != nil {
 		return err
 	}
-	return w.link("../"+unit, filepath.Join(dir, name))
+	return w.link(l.Target, path)
 }
 
 // link makes a symbolic link, or leaves the one that says the same.

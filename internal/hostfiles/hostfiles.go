@@ -165,12 +165,6 @@ func (p Providers) Of(unit string) string {
 	return ""
 }
 
-// Exists reports whether there is something at a path.
-func (r Root) Exists(p string) bool {
-	_, err := os.Lstat(r.path(p))
-	return err == nil
-}
-
 // Clearing lists, as FILE:LINE, the assignments in drop-ins of a service that
 // clear a list of [Service] which any of keys belongs to: a unit that lacks what
 // it was made with says where that went.

@@ -146,15 +146,7 @@ func (p Place) declared(tree *source.Tree) map[string]declaration {
 	}
 	orphans, _ := tree.Orphans()
 	for _, name := range orphans {
-		d := declaration{orphan: true}
-		for _, dir := range p.Dirs {
-			candidate := path.Join(dir, name+source.Suffix+".d")
-			if _, err := os.Lstat(filepath.Join(p.Root, candidate)); err == nil {
-				d.file = candidate
-				break
-			}
-		}
-		out[name] = d
+		out[name] = declaration{file: tree.DropIns(name), orphan: true}
 	}
 	return out
 }
@@ -165,7 +157,7 @@ func (p Place) runs() ([]state.Instance, error) {
 	if err != nil || p.Root != "" {
 		return out, err
 	}
-	own := filepath.Dir(state.FindDirectories("x", p.runtimeOnly).Runtime)
+	own := filepath.Dir(state.ByHandDirectories("x", p.Getenv).Runtime)
 	if own == "." || own == filepath.Join("/", state.ByHand) {
 		return out, nil
 	}
@@ -179,14 +171,6 @@ func (p Place) runs() ([]state.Instance, error) {
 		}
 	}
 	return out, nil
-}
-
-// runtimeOnly hides the variables of a service that we may be started from.
-func (p Place) runtimeOnly(name string) string {
-	if name == "RUNTIME_DIRECTORY" {
-		return ""
-	}
-	return p.Getenv(name)
 }
 
 // units asks the service manager about everything known, and what else it has.

@@ -158,12 +158,7 @@ func (st *Status) fromRun(p Place, run *state.Instance) {
 		st.Plans.Runs.Unit = st.Record.UnitDigest
 	}
 	if st.ByHand {
-		st.StateDirectory = state.FindDirectories(st.Name, func(name string) string {
-			if name == "STATE_DIRECTORY" {
-				return ""
-			}
-			return p.Getenv(name)
-		}).State
+		st.StateDirectory = state.ByHandDirectories(st.Name, p.Getenv).State
 	}
 }
 

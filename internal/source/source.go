@@ -198,22 +198,7 @@ func (f *finder) names(dirs []string) []string {
 }
 
 // Names lists the VMs of the search path, sorted.
-func Names(root string, dirs []string) []string {
-	var names []string
-	for _, dir := range dirs {
-		entries, err := os.ReadDir(filepath.Join(root, dir))
-		if err != nil {
-			continue
-		}
-		for _, e := range entries {
-			if name, ok := strings.CutSuffix(e.Name(), Suffix); ok && name != "" && !slices.Contains(names, name) {
-				names = append(names, name)
-			}
-		}
-	}
-	slices.Sort(names)
-	return names
-}
+func Names(root string, dirs []string) []string { return Scan(root, dirs).Names() }
 
 // host is where a path of the VM's world lies on this machine.
 func (f *finder) host(p string) string {

@@ -21,6 +21,8 @@ type Tree struct {
 	dirs []string
 	// found has an element for each of dirs.
 	found []listing
+	// names are those of the VMs, sorted.
+	names []string
 }
 
 // listing is what one directory holds, or why that is not known.
@@ -44,7 +46,14 @@ func Scan(root string, dirs []string) *Tree {
 			types[e.Name()] = e.Type()
 		}
 		t.found[i] = listing{types, err}
+		for entry := range types {
+			if name, ok := strings.CutSuffix(entry, Suffix); ok && name != "" {
+				t.names = append(t.names, name)
+			}
+		}
 	}
+	slices.Sort(t.names)
+	t.names = slices.Compact(t.names)
 	return t
 }
 
@@ -65,18 +74,17 @@ func (t *Tree) Find(name string) (Set, diag.List) {
 	return f.name(name, t.dirs), f.problems
 }
 
-// Names lists the VMs, sorted.
-func (t *Tree) Names() []string {
-	var names []string
-	for _, l := range t.found {
-		for entry := range l.types {
-			if name, ok := strings.CutSuffix(entry, Suffix); ok && name != "" {
-				names = append(names, name)
-			}
+// Names lists the VMs, sorted. They are not the caller's to change.
+func (t *Tree) Names() []string { return t.names }
+
+// DropIns returns the strongest directory of drop-ins for one VM alone, or "".
+func (t *Tree) DropIns(name string) string {
+	for i, dir := range t.dirs {
+		if _, ok := t.found[i].types[name+Suffix+".d"]; ok {
+			return path.Join(dir, name+Suffix+".d")
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return ""
 }
 
 // Masked reports whether the file that counts for a VM is a link to /dev/null.
@@ -100,16 +108,15 @@ func (t *Tree) Masked(name string) (file string, masked bool) {
 // that can only be meant for one VM, and as notes the directories for names with
 // a common beginning that no VM has.
 func (t *Tree) Orphans() (names []string, notes diag.List) {
-	vms := t.Names()
 	for i, dir := range t.dirs {
 		for entry := range t.found[i].types {
 			name, ok := strings.CutSuffix(entry, Suffix+".d")
-			_, isVM := slices.BinarySearch(vms, name)
+			_, isVM := slices.BinarySearch(t.names, name)
 			switch {
 			case !ok || name == "" || isVM:
 			case !strings.HasSuffix(name, "-"):
 				names = append(names, name)
-			case !slices.ContainsFunc(vms, func(vm string) bool { return len(vm) > len(name) && strings.HasPrefix(vm, name) }):
+			case !slices.ContainsFunc(t.names, func(vm string) bool { return len(vm) > len(name) && strings.HasPrefix(vm, name) }):
 				notes.Add(diag.Problem{Origin: diag.Origin{File: path.Join(dir, entry), Line: 1}, Severity: diag.Note, What: "drop-ins for no VM: no name begins with " + name})
 			}
 		}

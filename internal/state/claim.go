@@ -75,18 +75,22 @@ func (d Directories) settle(lock *os.File) error {
 			return fmt.Errorf("showing the lock: %w", err)
 		}
 	}
-	if i, ok := Look(d.Other); ok && i.Running {
+	if d.runsOtherwise() {
 		return ErrRunning
 	}
 	return nil
 }
 
+// runsOtherwise reports whether the VM runs in the other way.
+func (d Directories) runsOtherwise() bool {
+	i, ok := Look(d.Other)
+	return ok && i.Running
+}
+
 // Holder is the directory of whoever runs the VM, after ErrRunning.
 func (d Directories) Holder() string {
-	if d.Other != "" {
-		if i, ok := Look(d.Other); ok && i.Running {
-			return d.Other
-		}
+	if d.Other != "" && d.runsOtherwise() {
+		return d.Other
 	}
 	return d.Runtime
 }

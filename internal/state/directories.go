@@ -64,6 +64,17 @@ func FindDirectories(name string, getenv func(string) string) Directories {
 	return d
 }
 
+// ByHandDirectories are those of a VM that this user starts by hand. Whoever asks
+// may be in a service, whose directories are not the VM's.
+func ByHandDirectories(name string, getenv func(string) string) Directories {
+	return FindDirectories(name, func(variable string) string {
+		if strings.HasSuffix(variable, "_DIRECTORY") {
+			return ""
+		}
+		return getenv(variable)
+	})
+}
+
 // cacheDirectory is for all VMs of a user: what was seen in a file is the same
 // for each of them.
 func cacheDirectory(getenv func(string) string) string {

@@ -67,12 +67,17 @@ var suites = map[int]string{252: "bookworm", 257: "trixie"}
 // onEach runs a scenario on both releases; the newer only where all VMs are
 // wanted.
 func onEach(t *testing.T, scenario func(h *host)) {
+	onEachWith(t, func(t *testing.T, version int) { scenario(newHost(t, version)) })
+}
+
+// onEachWith is onEach for a test that makes the host itself.
+func onEachWith(t *testing.T, scenario func(t *testing.T, version int)) {
 	for _, version := range []int{252, 257} {
 		t.Run(strconv.Itoa(version), func(t *testing.T) {
 			if version != 252 {
 				need.All(t, need.VMAll)
 			}
-			scenario(newHost(t, version))
+			scenario(t, version)
 		})
 	}
 }

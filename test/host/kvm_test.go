@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -78,12 +77,5 @@ func checkDifference(h *host) {
 	}
 	if got, want := strings.Join(lines, "\n"), strings.Join(kvmLines, "\n"); got != want {
 		h.Errorf("the units differ in\n%s\nwant\n%s", got, want)
-	}
-}
-
-// onEachWith is onEach for a test that makes the host itself.
-func onEachWith(t *testing.T, scenario func(t *testing.T, version int)) {
-	for _, version := range []int{252, 257} {
-		t.Run(strconv.Itoa(version), func(t *testing.T) { scenario(t, version) })
 	}
 }

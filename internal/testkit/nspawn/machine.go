@@ -104,10 +104,8 @@ func (m *Machine) PowerOn(pid1 ...string) {
 		script = "echo 10000 >/proc/sys/net/unix/max_dgram_qlen\n" + script
 		namespaces = append(namespaces, "--net")
 	}
-	words := append(namespaces, "sh", "-c", script, "sh", m.root, m.layer, m.work,
-		"systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no",
-		fmt.Sprintf("--machine=ampoule-%d-%d", os.Getpid(), machines.Add(1)), "--directory="+m.root)
-	words = append(append(append(words, m.args...), "--boot", "--"), pid1...)
+	words := append(namespaces, "sh", "-c", script, "sh", m.root, m.layer, m.work)
+	words = append(words, command(m.root, m.args, pid1)...)
 	m.said.Reset()
 	cmd := exec.Command("unshare", words...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")

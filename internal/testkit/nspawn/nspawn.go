@@ -113,10 +113,8 @@ func Boot(t testing.TB, root string, limit time.Duration, args, pid1 []string) (
 	// The journal's socket holds ten messages unless told otherwise when it is
 	// made, and PID 1 drops what it has no room for. The limit belongs to the
 	// network namespace, so the root gets one of its own.
-	words := []string{"--net", "sh", "-c", `echo 10000 >/proc/sys/net/unix/max_dgram_qlen && exec "$@"`, "sh",
-		"systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no",
-		fmt.Sprintf("--machine=ampoule-%d-%d", os.Getpid(), machines.Add(1)), "--directory=" + root, "--volatile=overlay"}
-	words = append(append(append(words, args...), "--boot", "--"), pid1...)
+	words := []string{"--net", "sh", "-c", `echo 10000 >/proc/sys/net/unix/max_dgram_qlen && exec "$@"`, "sh"}
+	words = append(words, command(root, append([]string{"--volatile=overlay"}, args...), pid1)...)
 	cmd := exec.CommandContext(ctx, "unshare", words...)
 	// Versions from 256 on refuse the mixed hierarchy that an older nspawn
 	// would give them.
@@ -129,6 +127,13 @@ func Boot(t testing.TB, root string, limit time.Duration, args, pid1 []string) (
 		err = fmt.Errorf("%w (%w)", ctx.Err(), err)
 	}
 	return said, err
+}
+
+// command is the command line that boots a root.
+func command(root string, args, pid1 []string) []string {
+	words := []string{"systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no",
+		fmt.Sprintf("--machine=ampoule-%d-%d", os.Getpid(), machines.Add(1)), "--directory=" + root}
+	return append(append(append(words, args...), "--boot", "--"), pid1...)
 }
 
 // Tail returns the last lines of a log.

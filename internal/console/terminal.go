@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -122,11 +123,14 @@ func (t *terminal) handle(sig os.Signal) error {
 		return nil
 	}
 	t.restore()
-	// Again, and this time without us in its way. Should somebody else handle
-	// it after all, the console is over all the same.
+	// Again, and this time without us in its way. Another thread may be the one
+	// that it ends the process on, so this one waits for its end rather than race
+	// it to an exit status of its own. Should somebody else handle the signal
+	// after all, the console is over all the same.
 	signal.Stop(t.ch)
 	if s, ok := sig.(unix.Signal); ok {
 		_ = unix.Kill(unix.Getpid(), s)
+		time.Sleep(time.Second)
 	}
 	return fmt.Errorf("the console ends: %s", sig)
 }

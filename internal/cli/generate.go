@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -116,7 +117,10 @@ func generateAll(root string, names []string) ([]generator.Unit, diag.List, erro
 		vms = slices.Compact(vms)
 	}
 	units := make([]generator.Unit, len(vms))
-	g.Each(vms, nil, func(i int, u generator.Unit) { units[i] = u })
+	g.Each(vms, nil, func(i int, u generator.Unit) {
+		u.Text = bytes.Clone(u.Text)
+		units[i] = u
+	})
 	return units, notes, nil
 }
 

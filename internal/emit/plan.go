@@ -259,7 +259,7 @@ func quote(w string) string {
 
 // Visible writes what a terminal would obey instead of show as \xNN or \uNNNN.
 func Visible(s string) string {
-	if !strings.ContainsFunc(s, disturbs) {
+	if plain(s) || !strings.ContainsFunc(s, disturbs) {
 		return s
 	}
 	var b strings.Builder
@@ -274,6 +274,17 @@ func Visible(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// plain reports whether all characters are printable ASCII. That is soon seen,
+// and true of nearly all that is written.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // disturbs reports whether a character changes how a terminal shows the others:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/layer"
@@ -15,12 +16,10 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
-// sandbox appends what closes everything, and opens what the plan needs, with the reason.
-func (s UnitSource) sandbox(out []unitfile.Entry) []unitfile.Entry {
+// closed are the lines that no plan changes, written once for thousands of units.
+var closed = sync.OnceValues(func() ([]byte, error) {
 	closed := func(key, value string) unitfile.Entry { return entry("", key, value) }
-	out = append(out,
-		entry("the sandbox: a user of its own for each VM, without any rights", "DynamicUser", "yes"),
-		entry("by default all instances of a template have one", "User", userOf(s.Plan.VM.Name)),
+	return unitfile.Lines([]unitfile.Entry{
 		closed("NoNewPrivileges", "yes"), closed("CapabilityBoundingSet", ""), closed("AmbientCapabilities", ""),
 		closed("ProtectSystem", "strict"), closed("ProtectHome", "tmpfs"), closed("PrivateTmp", "yes"), closed("PrivateUsers", "yes"),
 		closed("PrivateMounts", "yes"), closed("PrivateNetwork", "yes"), closed("IPAddressDeny", "any"), closed("PrivateIPC", "yes"),
@@ -37,8 +36,18 @@ func (s UnitSource) sandbox(out []unitfile.Entry) []unitfile.Entry {
 		entry("a core dump would have the guest's memory in it, its secrets included; swap too", "LimitCORE", "0"),
 		closed("MemorySwapMax", "0"),
 		closed("DevicePolicy", "closed"),
+	})
+})
+
+// sandbox appends what closes everything, and opens what the plan needs, with the reason.
+func (s UnitSource) sandbox(out []unitfile.Entry) ([]unitfile.Entry, error) {
+	lines, err := closed()
+	out = append(out,
+		entry("the sandbox: a user of its own for each VM, without any rights", "DynamicUser", "yes"),
+		entry("by default all instances of a template have one", "User", userOf(s.Plan.VM.Name)),
+		unitfile.Entry{Lines: lines},
 	)
-	return append(append(out, s.accelerator()...), s.paths()...)
+	return append(append(out, s.accelerator()...), s.paths()...), err
 }
 
 // accelerator opens what the processor's virtualisation needs, or emulation.

@@ -27,6 +27,17 @@ type UnitSource struct {
 	Program string
 	// KVMGroup is the group that may open /dev/kvm, where the host has one.
 	KVMGroup string
+	// Room, if not nil, is used in the place of fresh memory. The unit stays
+	// good until it is used again.
+	Room *Room
+}
+
+// Room is memory for one unit after the other.
+type Room struct {
+	// JSON is for UnitSource.JSON.
+	JSON    []byte
+	entries []unitfile.Entry
+	text    []byte
 }
 
 // Unit writes the service that runs a plan: the plan itself, frozen, the
@@ -39,15 +50,31 @@ func Unit(s UnitSource) ([]byte, error) {
 	}
 	head := unitfile.Block{Comment: fmt.Sprintf("Made by ampoule %s. What is changed here is lost; change the files:\n%s",
 		s.Plan.Ampoule, strings.Join(files, "\n"))}
-	blocks := []unitfile.Block{head, s.unit(), s.service()}
+	service, err := s.service()
+	if err != nil {
+		return nil, err
+	}
+	blocks := []unitfile.Block{head, s.unit(), service}
 	if install := s.pass("Install"); len(install) > 0 {
 		blocks = append(blocks, unitfile.Block{Name: "Install", Entries: install})
 	}
-	return unitfile.Format(blocks)
+	if s.Room == nil {
+		return unitfile.Format(blocks)
+	}
+	text, err := unitfile.Append(s.Room.text[:0], blocks)
+	if err == nil {
+		s.Room.text = text
+	}
+	return text, err
 }
 
 // legible is what can stand in a comment of a unit: a path may hold anything.
-func legible(s string) string { return strings.ToValidUTF8(Visible(s), "?") }
+func legible(s string) string {
+	if plain(s) {
+		return s
+	}
+	return strings.ToValidUTF8(Visible(s), "?")
+}
 
 // entry is a line with the reason above it.
 func entry(comment, key, value string) unitfile.Entry {
@@ -84,15 +111,18 @@ func (s UnitSource) unit() unitfile.Block {
 	return unitfile.Block{Name: "Unit", Entries: append(entries, s.pass("Unit")...)}
 }
 
-func (s UnitSource) service() unitfile.Block {
+func (s UnitSource) service() (unitfile.Block, error) {
 	vm := s.Plan.VM
 	own := s.ownExecStart()
 	kind := "notify"
 	if own {
 		kind = "exec"
 	}
-	// There are thousands of units at a boot, and about so many lines.
-	entries := append(make([]unitfile.Entry, 0, 96),
+	room := s.Room
+	if room == nil {
+		room = &Room{}
+	}
+	entries := append(room.entries[:0],
 		entry("", "Type", kind),
 		entry("", "NotifyAccess", "main"),
 		entry("the plan below, and no other", "ExecStart", s.program(runArguments+s.Plan.Digest.VM)),
@@ -107,7 +137,7 @@ func (s UnitSource) service() unitfile.Block {
 		entries = append(entries, entry("a guest takes its time to boot", "TimeoutStartSec", "10min"))
 	}
 	entries = append(entries, s.state()...)
-	entries = s.sandbox(entries)
+	entries, err := s.sandbox(entries)
 	entries = append(entries, s.pass("Service")...)
 	// Behind the user's lines: an empty LoadCredential= in [Service] clears what
 	// [Service] loads, and not what the guest gets.
@@ -116,8 +146,9 @@ func (s UnitSource) service() unitfile.Block {
 		entries = append(entries, entry("the last of its kind: what a hook of yours makes in time is not missing", "ExecStartPre",
 			s.program("unit sources --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)))
 	}
-	entries = append(entries, entry("the plan", "SetCredential", unitfile.EscapeAfter(rule.PlanName+":", string(s.json()))))
-	return unitfile.Block{Name: "Service", Entries: entries}
+	entries = append(entries, unitfile.Entry{Comment: "the plan", Key: "SetCredential", Value: rule.PlanName + ":", Text: s.json()})
+	room.entries = entries
+	return unitfile.Block{Name: "Service", Entries: entries}, err
 }
 
 // program is a command line of ampoule's.

@@ -140,7 +140,8 @@ func (g *Generator) VMs() []string {
 
 // Each makes the units of VMs and hands each to do, from several goroutines at
 // once and in no order, but that those of first come first: should a file of
-// another hang, they have their units.
+// another hang, they have their units. The text of a unit is good until do
+// returns.
 func (g *Generator) Each(vms, first []string, do func(i int, u Unit)) {
 	order := make([]int, 0, len(vms))
 	for _, wanted := range []bool{true, false} {
@@ -154,21 +155,22 @@ func (g *Generator) Each(vms, first []string, do func(i int, u Unit)) {
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(vms)) {
 		wg.Go(func() {
+			var room emit.Room
 			for {
 				n := int(next.Add(1)) - 1
 				if n >= len(order) {
 					return
 				}
 				i := order[n]
-				do(i, g.Unit(vms[i]))
+				do(i, g.Unit(vms[i], &room))
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// Unit decides what becomes of a VM.
-func (g *Generator) Unit(vm string) Unit {
+// Unit decides what becomes of a VM. Its text may lie in room.
+func (g *Generator) Unit(vm string, room *emit.Room) Unit {
 	u := Unit{VM: vm, Name: unitName(vm)}
 	_, running := slices.BinarySearch(g.in.Running, vm)
 	file, masked := g.tree.Masked(vm)
@@ -182,7 +184,7 @@ func (g *Generator) Unit(vm string) Unit {
 	case file == "" && running && !slices.Contains(g.orphans, vm):
 		g.gone(&u, path.Join(g.in.Dirs[0], vm+source.Suffix), "the file was removed")
 	default:
-		g.load(&u, running)
+		g.load(&u, running, room)
 	}
 	return u
 }
@@ -237,8 +239,9 @@ func CheckUnit(root string, res pipeline.Result) diag.List {
 }
 
 // load makes a unit of the VM's files, whatever state they are in.
-func (g *Generator) load(u *Unit, running bool) {
-	res := pipeline.Load(pipeline.Input{Argument: u.VM, Tree: g.tree, Drivers: g.in.Drivers})
+func (g *Generator) load(u *Unit, running bool, room *emit.Room) {
+	res := pipeline.Load(pipeline.Input{Argument: u.VM, Tree: g.tree, Drivers: g.in.Drivers, JSON: room.JSON})
+	room.JSON = res.JSON
 	u.Problems = res.Problems
 	if g.systemd > 0 && res.Resolved != nil {
 		u.Problems = append(u.Problems, spec.CheckHostVersion(res.Resolved, g.systemd)...)
@@ -254,7 +257,7 @@ func (g *Generator) load(u *Unit, running bool) {
 	}
 	if !u.Problems.HasErrors() {
 		var err error
-		if u.Text, err = g.unit(res); err == nil {
+		if u.Text, err = g.unit(res, room); err == nil {
 			u.State = Made
 			return
 		}
@@ -269,8 +272,8 @@ func (g *Generator) load(u *Unit, running bool) {
 }
 
 // unit writes the unit of a plan.
-func (g *Generator) unit(res pipeline.Result) ([]byte, error) {
-	s := emit.UnitSource{Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Program: g.in.Program, KVMGroup: g.kvmGroup}
+func (g *Generator) unit(res pipeline.Result, room *emit.Room) ([]byte, error) {
+	s := emit.UnitSource{Room: room, Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Program: g.in.Program, KVMGroup: g.kvmGroup}
 	for _, f := range res.Source.Files {
 		s.Files = append(s.Files, f.Path)
 	}

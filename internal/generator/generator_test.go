@@ -275,6 +275,30 @@ func TestKept(t *testing.T) {
 	}
 }
 
+// TestUnfinishedLast: a copy that a generator did not write to its end, killed
+// or still at it, is nobody's last good unit.
+func TestUnfinishedLast(t *testing.T) {
+	h := newHost(t, map[string]string{"etc/ampoule/web.microvm": good})
+	whole, _, _ := h.reload()
+	copied := filepath.Join(h.store, "web")
+	if string(Last(h.store, "web")) != whole["microvm@web.service"] {
+		t.Fatal("no last good unit")
+	}
+	if err := os.Remove(copied); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(copied, []byte("[Unit]\nDescr"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := Last(h.store, "web"); got != nil {
+		t.Errorf("half a unit is kept: %q", got)
+	}
+	again, said, code := h.reload()
+	if code != 0 || again["microvm@web.service"] != whole["microvm@web.service"] || string(Last(h.store, "web")) != whole["microvm@web.service"] {
+		t.Errorf("code %d, %s, %v", code, said, again)
+	}
+}
+
 // TestRunningWithoutLast: a VM that runs, and whose unit nobody has kept, can
 // still be stopped in order.
 func TestRunningWithoutLast(t *testing.T) {

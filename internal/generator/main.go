@@ -38,9 +38,9 @@ func Main(argv []string, drivers []driver.Driver, errors io.Writer) int {
 		fmt.Fprintln(errors, "usage: ampoule-generator NORMAL-DIR [EARLY-DIR LATE-DIR]\nsystemd runs it; ampoule generate --dry-run shows what it would write")
 		return ExitUsage
 	}
-	// Collect at 16 MiB for the first time rather than at 4: a fresh page costs
-	// as much as what is saved by never collecting.
-	debug.SetGCPercent(400)
+	// Collect at 8 MiB for the first time rather than at 4: a fresh page costs as
+	// much as what is saved by never collecting.
+	debug.SetGCPercent(200)
 	say := &Log{Errors: errors, Journal: journalSocket, Kernel: kernelLog}
 	defer say.Close()
 	program, err := program()

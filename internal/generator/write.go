@@ -2,6 +2,7 @@ package generator
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -81,7 +82,12 @@ func (w *Writer) Write(u Unit) error {
 // file system does not reach both, writes it twice.
 func (w *Writer) keep(u Unit, path string) error {
 	stored := filepath.Join(w.Store, u.VM)
-	err := w.replace(stored, u.Text, func(temporary string) error { return w.hardLink(temporary, path) })
+	// At boot there is none yet, and the first needs no other name.
+	err := w.create(stored, u.Text)
+	if err == nil {
+		return w.hardLink(stored, path)
+	}
+	err = w.replace(stored, u.Text, func(temporary string) error { return w.hardLink(temporary, path) })
 	if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) {
 		if err = w.replace(stored, u.Text, nil); err == nil {
 			err = w.replace(path, u.Text, nil)
@@ -102,7 +108,15 @@ func Last(store, vm string) []byte {
 	if store == "" {
 		return nil
 	}
-	data, err := os.ReadFile(filepath.Join(store, vm))
+	f, err := os.Open(filepath.Join(store, vm))
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err != nil || info.Mode().Perm() != whole {
+		return nil
+	}
+	data, err := io.ReadAll(f)
 	if err != nil || len(data) == 0 {
 		return nil
 	}
@@ -192,11 +206,34 @@ func (w *Writer) temporaryName(path string) string {
 	return dir + temporaryPrefix + strconv.Itoa(w.id) + "-" + name + "~"
 }
 
-// replace writes a file under another name, shows it to whole if that is not
+// whole are the rights of a file that is written to its end.
+const whole, unfinished = 0o644, 0o600
+
+// create writes a file that is not there yet. Who finds it before its end, or
+// when there was no end, knows it by its rights.
+func (w *Writer) create(path string, text []byte) error {
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_EXCL|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, unfinished)
+	if err != nil {
+		return err
+	}
+	err = write(fd, text)
+	if err == nil {
+		err = syscall.Fchmod(fd, whole)
+	}
+	if closeErr := syscall.Close(fd); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		_ = syscall.Unlink(path)
+	}
+	return err
+}
+
+// replace writes a file under another name, shows it to written if that is not
 // nil, and gives it its own. Few system calls: there may be thousands of units.
-func (w *Writer) replace(path string, text []byte, whole func(temporary string) error) error {
+func (w *Writer) replace(path string, text []byte, written func(temporary string) error) error {
 	temporary := w.temporaryName(path)
-	fd, err := syscall.Open(temporary, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o644)
+	fd, err := syscall.Open(temporary, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, whole)
 	if err != nil {
 		return wrap("open", temporary, err)
 	}
@@ -204,8 +241,8 @@ func (w *Writer) replace(path string, text []byte, whole func(temporary string) 
 	if closeErr := syscall.Close(fd); err == nil {
 		err = closeErr
 	}
-	if err == nil && whole != nil {
-		err = whole(temporary)
+	if err == nil && written != nil {
+		err = written(temporary)
 	}
 	if err == nil {
 		err = syscall.Rename(temporary, path)
@@ -237,8 +274,11 @@ func (w *Writer) rename(old, path string) error {
 }
 
 func wrap(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	var already *fs.PathError
-	if err == nil || errors.As(err, &already) {
+	if errors.As(err, &already) {
 		return err
 	}
 	return &fs.PathError{Op: op, Path: path, Err: err}

@@ -38,6 +38,8 @@ type Input struct {
 	Drivers []driver.Driver
 	// Architecture is systemd's word for the host's; "" means this one.
 	Architecture string
+	// JSON is memory for Result.JSON, from where it begins; nil takes fresh one.
+	JSON []byte
 }
 
 // Result is all that is known of a VM. Plan is nil if Problems hold an error.
@@ -94,7 +96,11 @@ func Load(in Input) Result {
 	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
 	res.Problems = append(res.Problems, refused...)
 	p := build(vm, part)
-	res.JSON = p.JSON()
+	if in.JSON == nil {
+		res.JSON = p.JSON()
+	} else {
+		res.JSON = p.AppendJSON(in.JSON[:0])
+	}
 	if n := len(res.JSON); n > plan.MaxBytes {
 		res.Problems.Add(diag.Problem{
 			Origin: main, What: fmt.Sprintf("the plan has %d bytes, more than the %d that a unit can carry", n, plan.MaxBytes),

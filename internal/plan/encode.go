@@ -64,7 +64,19 @@ func (e *encoder) boolean(name string, value bool) {
 }
 
 func (e *encoder) words(name string, words []string) {
-	list(e, name, words, func(w *string) { e.string(*w) })
+	e.field(name)
+	if words == nil {
+		e.out = append(e.out, "null"...)
+		return
+	}
+	e.out = append(e.out, '[')
+	for i, w := range words {
+		if i > 0 {
+			e.out = append(e.out, ',')
+		}
+		e.string(w)
+	}
+	e.out = append(e.out, ']')
 }
 
 func (e *encoder) wordsIfSet(name string, words []string) {
@@ -98,13 +110,21 @@ func list[T any](e *encoder, name string, of []T, element func(*T)) {
 	e.out = append(e.out, ']')
 }
 
+// asIs are the bytes that JSON has as they are.
+var asIs = func() (t [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
 // string writes a quoted string. What is not UTF-8 becomes U+FFFD.
 func (e *encoder) string(s string) {
 	out := append(e.out, '"')
 	done := 0 // s[:done] is written
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\' {
+		if asIs[c] {
 			i++
 			continue
 		}

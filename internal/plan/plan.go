@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 )
@@ -265,13 +266,18 @@ func (c *Channel) KernelWords(words []string) []string {
 // channel that cannot be taken: a default that a file states, or better words in
 // a later version, change nothing that reaches hypervisor, guest or service.
 func (p *Plan) Seal() {
-	e := encoder{out: make([]byte, 0, usual), bare: true}
+	e := encoders.Get().(*encoder)
+	e.out = e.out[:0]
 	e.vm(&p.VM)
 	p.Digest.VM = digest(e.out)
 	e.out = e.out[:0]
 	e.unit(&p.Unit)
 	p.Digest.Unit = digest(e.out)
+	encoders.Put(e)
 }
+
+// encoders are those for digests, with the memory of the last.
+var encoders = sync.Pool{New: func() any { return &encoder{out: make([]byte, 0, usual), bare: true} }}
 
 // usual is the size, in bytes, that few plans exceed.
 const usual = 6 << 10
@@ -285,8 +291,11 @@ func digest(of []byte) string {
 // JSON returns the plan's canonical form: JSON on one line, the same bytes for
 // the same files; fields in the order of the Go types, map keys sorted, nothing
 // escaped that need not be.
-func (p *Plan) JSON() []byte {
-	e := encoder{out: make([]byte, 0, usual)}
+func (p *Plan) JSON() []byte { return p.AppendJSON(make([]byte, 0, usual)) }
+
+// AppendJSON is JSON behind what is in out.
+func (p *Plan) AppendJSON(out []byte) []byte {
+	e := encoder{out: out}
 	e.plan(p)
 	return e.out
 }

@@ -175,38 +175,41 @@ func digit(c byte) uint64 {
 // ends, and a "#" or ";" that would look like a trailing comment become \xNN.
 // Everything else stays readable, "%" included: where specifiers are expanded
 // the caller doubles it.
-func EscapeValue(s string) string { return EscapeAfter("", s) }
+func EscapeValue(s string) string {
+	return string(appendEscaped(make([]byte, 0, len(s)+len(s)/16), []byte(s)))
+}
 
-// EscapeAfter is EscapeValue behind a prefix that is written as it is, such as
-// the name of a credential.
-func EscapeAfter(prefix, s string) string {
-	var b strings.Builder
-	b.Grow(len(prefix) + len(s) + len(s)/16)
-	b.WriteString(prefix)
+// asIs are the bytes that EscapeValue leaves alone wherever they stand.
+var asIs = func() (t [256]bool) {
+	for c := '!'; c <= '~'; c++ {
+		t[c] = c != '\\' && c != '#' && c != ';'
+	}
+	return t
+}()
+
+// appendEscaped is EscapeValue for [Entry.Text].
+func appendEscaped(out, s []byte) []byte {
 	done := 0 // s[:done] is written; most of a long value is copied in runs
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c > ' ' && c < 0x7F && c != '\\' && c != '#' && c != ';' {
+		if asIs[c] {
 			i++
 			continue
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
+		r, size := utf8.DecodeRune(s[i:])
 		switch {
 		case c == '\\':
-			b.WriteString(s[done:i])
-			b.WriteString(`\\`)
+			out = append(append(out, s[done:i]...), `\\`...)
 			done = i + size
 		case mustEscape(r, size),
 			c == ' ' && (i == 0 || i+1 == len(s)),
 			(c == '#' || c == ';') && i > 0 && s[i-1] == ' ':
-			b.WriteString(s[done:i])
-			writeHex(&b, s[i:i+size])
+			out = appendHex(append(out, s[done:i]...), s[i:i+size])
 			done = i + size
 		}
 		i += size
 	}
-	b.WriteString(s[done:])
-	return b.String()
+	return append(out, s[done:]...)
 }
 
 // mustEscape reports whether a decoded character cannot or should not stand in
@@ -217,12 +220,11 @@ func mustEscape(r rune, size int) bool {
 		r == '\uFEFF' || !validRune(r)
 }
 
-// writeHex writes each byte as \xNN.
-func writeHex(b *strings.Builder, s string) {
+// appendHex writes each byte as \xNN.
+func appendHex(out, s []byte) []byte {
 	const digits = "0123456789abcdef"
-	for i := 0; i < len(s); i++ {
-		b.WriteString(`\x`)
-		b.WriteByte(digits[s[i]>>4])
-		b.WriteByte(digits[s[i]&0xF])
+	for _, c := range s {
+		out = append(out, '\\', 'x', digits[c>>4], digits[c&0xF])
 	}
+	return out
 }

@@ -1,8 +1,10 @@
 package unitfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +28,18 @@ type Entry struct {
 	// Value is written as it is: it must already be quoted or escaped as its
 	// setting wants it.
 	Value string
+	// Text stands behind Value, written as EscapeValue does: something long,
+	// such as a plan, is copied once.
+	Text []byte
+	// Lines, if not nil, stand in the place of the entry: some that Format has
+	// written already, and that many files have in common.
+	Lines []byte
+}
+
+// Lines are the entries as Format writes them, for [Entry.Lines].
+func Lines(entries []Entry) ([]byte, error) {
+	out, err := appendBlock(nil, &Block{Name: "x", Entries: entries})
+	return bytes.TrimPrefix(out, []byte("[x]\n")), err
 }
 
 // Blocks returns what was parsed in the form that [Format] writes, without
@@ -56,8 +70,11 @@ func (f *File) Blocks() []Block {
 // begin a comment or a header, headers that systemd refuses, text that is not
 // UTF-8, lines of [MaxLine] and more. The error names section and key, never
 // the value.
-func Format(blocks []Block) ([]byte, error) {
-	out := make([]byte, 0, sizeOf(blocks))
+func Format(blocks []Block) ([]byte, error) { return Append(nil, blocks) }
+
+// Append is Format behind what is in out.
+func Append(out []byte, blocks []Block) ([]byte, error) {
+	out = slices.Grow(out, sizeOf(blocks))
 	var err error
 	for i := range blocks {
 		if i > 0 {
@@ -78,7 +95,7 @@ func sizeOf(blocks []Block) int {
 		n += len(b.Comment) + len(b.Name) + len("\n# \n[]\n")
 		for j := range b.Entries {
 			e := &b.Entries[j]
-			n += len(e.Comment) + len("# \n") + len(e.Key) + len(e.Value) + len(" = \n")
+			n += len(e.Comment) + len("# \n") + len(e.Key) + len(e.Value) + len(e.Text) + len(e.Text)/16 + len(e.Lines) + len(" = \n")
 		}
 	}
 	return n
@@ -98,21 +115,31 @@ func appendBlock(out []byte, b *Block) ([]byte, error) {
 	out = append(append(append(out, '['), b.Name...), "]\n"...)
 	for i := range b.Entries {
 		e := &b.Entries[i]
+		if e.Lines != nil {
+			out = append(out, e.Lines...)
+			continue
+		}
 		if out, err = appendComment(out, e.Comment); err != nil {
 			return nil, fmt.Errorf("writing the comment above %s.%s: %w", b.Name, e.Key, err)
 		}
 		if err := checkEntry(e); err != nil {
 			return nil, fmt.Errorf("writing %q in section %q: %w", e.Key, b.Name, err)
 		}
+		start := len(out)
 		// A byte order mark at the start of a line would be lost; behind a
 		// blank, which is trimmed, it is not.
 		if strings.HasPrefix(e.Key, byteOrderMark) {
 			out = append(out, ' ')
 		}
 		out = append(append(append(out, e.Key...), '='), e.Value...)
+		if len(e.Text) > 0 {
+			if out = appendEscaped(out, e.Text); len(out)-start+1 >= MaxLine {
+				return nil, fmt.Errorf("writing %q in section %q: %w", e.Key, b.Name, errTooLong)
+			}
+		}
 		// The backslash that ends a value would join the next line; with a
 		// blank behind it, which is trimmed, it does not.
-		if oddBackslashes(e.Value) {
+		if len(e.Text) == 0 && oddBackslashes(e.Value) {
 			out = append(out, ' ')
 		}
 		out = append(out, '\n')

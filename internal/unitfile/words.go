@@ -124,7 +124,7 @@ func QuoteWord(s string) string {
 			b.WriteByte('\\')
 			b.WriteString(char)
 		case mustEscape(r, size):
-			writeHex(&b, char)
+			b.Write(appendHex(nil, []byte(char)))
 		default:
 			b.WriteString(char)
 		}

@@ -54,25 +54,31 @@ func planCommand(s Streams) *cobra.Command {
 
 // printUnit prints the service of a VM as it would be on this host.
 func printUnit(s Streams, res pipeline.Result) error {
-	program, err := ownPath()
+	text, err := unitText(res)
 	if err != nil {
 		return err
 	}
-	source := emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Fragment, Program: program}
+	_, err = s.Out.Write(text)
+	return err
+}
+
+// unitText is the service of a VM as it would be on this host, also of one whose
+// files have mistakes.
+func unitText(res pipeline.Result) ([]byte, error) {
+	program, err := ownPath()
+	if err != nil {
+		return nil, err
+	}
+	source := emit.UnitSource{Plan: res.Draft, Resolved: res.Resolved, Main: res.Source.Fragment, Program: program}
 	for _, f := range res.Source.Files {
 		path, err := filepath.Abs(f.Path)
 		if err != nil {
-			return fmt.Errorf("looking for the path of %s: %w", f.Path, err)
+			return nil, fmt.Errorf("looking for the path of %s: %w", f.Path, err)
 		}
 		source.Files = append(source.Files, path)
 	}
 	if hostfiles.Root("").HasGroup("kvm") {
 		source.KVMGroup = "kvm"
 	}
-	text, err := emit.Unit(source)
-	if err != nil {
-		return err
-	}
-	_, err = s.Out.Write(text)
-	return err
+	return emit.Unit(source)
 }

@@ -153,6 +153,33 @@ func explainFlaw(a unitfile.Assignment, flaw unitfile.Flaw) diag.Problem {
 	return p
 }
 
+// Show is the value of an assignment as messages have it: shortened where it may
+// be secret, or is of a key that nobody knows.
+func Show(a unitfile.Assignment) string {
+	if a.Section == Section {
+		return showFlawed(a)
+	}
+	if !isKey(a.Section, a.Key) {
+		return showUnknown("", a.Value)
+	}
+	shown := a.Value
+	switch {
+	case strings.HasPrefix(a.Key, "Exec"):
+		shown = showCommand(a.Value)
+	case strings.HasPrefix(a.Key, "LoadCredential"):
+		shown = showLoad(a.Value)
+	case strings.HasPrefix(a.Key, "SetCredential"):
+		shown = elideID(a.Value)
+	case a.Key == "ImportCredential":
+		shown = showImport(a.Value)
+	case a.Key == "Environment" && a.Value != "":
+		shown = diag.Elide(a.Value, "=")
+	case strings.HasPrefix(a.Key, "StandardInput") && a.Value != "":
+		shown = diag.Elided
+	}
+	return showJoined(a, shown)
+}
+
 // showFlawed shortens the value of an assignment that is not what it seems.
 func showFlawed(a unitfile.Assignment) string {
 	if a.Section == Section {

@@ -1,0 +1,270 @@
+package explain
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/driver/all"
+	"github.com/ampoule-vm/ampoule/internal/emit"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
+	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+)
+
+// bare is the least that a VM has.
+const bare = "[MicroVM]\nKernel=/boot/vmlinuz\n"
+
+// full has a line for everything.
+const full = `[Unit]
+Description=A VM
+[MicroVM]
+Hypervisor=qemu
+HypervisorPath=/opt/qemu
+HypervisorArgs=-device usb-ehci
+Accelerator=tcg
+Machine=q35
+VCPU=2
+Memory=1G
+Kernel=/boot/vmlinuz
+Initrd=/boot/initrd
+KernelCommandLine=quiet "a=b c"
+Disk=data.raw:serial=data,size=1G
+Disk=/srv/x.qcow2:qcow2,ro
+MachineID=0123456789abcdef0123456789abcdef
+GuestSystemd=255
+Console=auto
+Readiness=console:^login
+CredentialChannel=auto
+Runner=/opt/runner
+LoadCredential=KEY:/run/secrets/key
+LoadCredentialEncrypted=SEALED:/run/secrets/sealed
+SetCredential=KEY:default
+SetCredentialEncrypted=SEALED:AAAA
+ImportCredential=net.*
+Credential=inner:outer
+[Service]
+LoadCredential=outer:/run/secrets/outer
+Environment=A=1
+TimeoutStopSec=2min
+[Install]
+WantedBy=multi-user.target
+`
+
+// explainer explains a VM of these files below /etc/ampoule.
+func explainer(t *testing.T, files map[string]string) *Explainer {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, "etc/ampoule", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	res := pipeline.Load(pipeline.Input{Argument: "vm", Root: root, Dirs: source.SearchPath(), Drivers: all.Drivers(), Architecture: "x86-64"})
+	if res.Plan == nil {
+		t.Fatalf("%v", res.Problems)
+	}
+	unit, err := emit.Unit(emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Main, Program: "/usr/bin/ampoule", KVMGroup: "kvm"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(res, unit)
+}
+
+func alone(t *testing.T, text string) *Explainer {
+	t.Helper()
+	return explainer(t, map[string]string{"vm.microvm": text})
+}
+
+// TestEveryField: every field of a plan and every line of a unit has a cause,
+// and one that has a line names it.
+func TestEveryField(t *testing.T) {
+	without := func(text string, keys ...string) string {
+		var out []string
+		for line := range strings.SplitSeq(text, "\n") {
+			if key, _, _ := strings.Cut(line, "="); !slices.Contains(keys, key) {
+				out = append(out, line)
+			}
+		}
+		return strings.Join(out, "\n")
+	}
+	texts := map[string]string{"bare": bare, "full": full, "microvm": without(full, "Machine", "Accelerator") + "[MicroVM]\nMachine=microvm\n"}
+	for _, key := range spec.Names() {
+		if key != "Kernel" {
+			texts["without "+key] = without(full, key)
+		}
+	}
+	for name, text := range texts {
+		x := alone(t, text)
+		for _, f := range slices.Concat(x.fields, x.unit) {
+			if len(f.Causes) == 0 {
+				t.Errorf("%s: %s has no cause", name, f.Where)
+			}
+			for _, c := range f.Causes {
+				if c.Origin == nil && c.Why == "" || c.Key == "" && c.Why == "" {
+					t.Errorf("%s: %s: an empty cause %+v", name, f.Where, c)
+				}
+			}
+		}
+		for _, f := range x.fields {
+			listed := slices.ContainsFunc(fieldOrigins(), func(o origin) bool { return isWithin(f.Where, o.path) })
+			if !listed {
+				t.Errorf("%s: the table of fields has no %s", name, f.Where)
+			}
+		}
+	}
+}
+
+// others are values that differ from those of full, and from the defaults.
+func others() map[string]string {
+	return map[string]string{
+		"Hypervisor": "", "HypervisorPath": "/opt/other", "HypervisorArgs": "-device nec-usb-xhci", "Accelerator": "kvm", "Machine": "microvm",
+		"VCPU": "3", "Memory": "2G", "Kernel": "/boot/other", "Initrd": "/boot/other.img", "KernelCommandLine": "debug",
+		"MachineID": "11111111111111111111111111111111", "GuestSystemd": "257", "Disk": "other.raw:size=1M", "Console": "none", "Readiness": "console:^other",
+		"CredentialChannel": "fw_cfg", "Runner": "/opt/other-runner", "LoadCredential": "KEY:/run/secrets/other",
+		"LoadCredentialEncrypted": "SEALED:/run/secrets/other", "SetCredential": "KEY:other", "SetCredentialEncrypted": "SEALED:BBBB",
+		"ImportCredential": "other.*", "Credential": "inner:another",
+	}
+}
+
+// TestChanges: what changes in the plan when a line is added is what explain
+// says the key became, for every key. Nothing else tells that the table of
+// fields is true.
+func TestChanges(t *testing.T) {
+	values := others()
+	for _, row := range spec.Table() {
+		value, known := values[row.Name]
+		if !known {
+			t.Errorf("%s: this test knows no value of it", row.Name)
+			continue
+		}
+		if value == "" {
+			continue // there is only one
+		}
+		line := "[MicroVM]\n" + row.Name + "=" + value + "\n"
+		if row.Name == "Credential" {
+			line += "[Service]\nLoadCredential=another:/run/x\n"
+		}
+		for name, base := range map[string]string{"bare": bare, "full": strings.Replace(full, "Readiness=console:^login\n", "", 1)} {
+			before := alone(t, base)
+			after := explainer(t, map[string]string{"vm.microvm": base, "vm.microvm.d/50.conf": line})
+			if after.res.Plan.Digest.VM == before.res.Plan.Digest.VM {
+				t.Errorf("%s over %s changes nothing", row.Name, name)
+			}
+			for _, f := range after.fields {
+				if isWithin(f.Where, "digest") || strings.HasPrefix(f.Where, "unit.") || has(before.fields, f) {
+					continue
+				}
+				because := func(c Cause) bool { return c.Key == row.Name }
+				if !slices.ContainsFunc(f.Causes, because) && !moved(before, f) {
+					t.Errorf("%s over %s changes %s to %q, and explain says %+v", row.Name, name, f.Where, f.Value, f.Causes)
+				}
+			}
+		}
+	}
+}
+
+// has reports whether a field has the same value.
+func has(fields []Field, f Field) bool {
+	return slices.ContainsFunc(fields, func(g Field) bool { return g.Where == f.Where && g.Value == f.Value })
+}
+
+// moved reports whether a field was there before, at another place of its list.
+func moved(before *Explainer, f Field) bool {
+	list, _ := element(f.Where)
+	return list != "" && slices.ContainsFunc(before.fields, func(g Field) bool {
+		other, _ := element(g.Where)
+		return other == list && lastOf(g.Where) == lastOf(f.Where) && g.Value == f.Value
+	})
+}
+
+// TestKey: all lines of a key, each with its fate, and who took its place.
+func TestKey(t *testing.T) {
+	x := explainer(t, map[string]string{
+		"vm.microvm":           full,
+		"vm.microvm.d/10.conf": "[MicroVM]\nMemory=2G\nDisk=\nLoadCredential=KEY:/run/secrets/b\n",
+		"vm.microvm.d/20.conf": "[MicroVM]\nMemory=3G\nDisk=c.raw:size=1M\n",
+	})
+	show := func(key string) string {
+		var b strings.Builder
+		for _, a := range x.Key(key) {
+			for _, l := range a.Lines {
+				by := "-"
+				if l.By != nil {
+					by = filepath.Base(l.By.String())
+				}
+				fmt.Fprintf(&b, "%s=%s %s %s %s\n", l.Key, l.Value, filepath.Base(l.Origin.String()), l.Fate, by)
+			}
+		}
+		return b.String()
+	}
+	for key, want := range map[string]string{
+		"Memory": "Memory=1G vm.microvm:10 shadowed 10.conf:2\nMemory=2G 10.conf:2 shadowed 20.conf:2\nMemory=3G 20.conf:2 effective -\n",
+		"Disk": "Disk=data.raw:serial=data,size=1G vm.microvm:14 reset 10.conf:3\nDisk=/srv/x.qcow2:qcow2,ro vm.microvm:15 reset 10.conf:3\n" +
+			"Disk= 10.conf:3 clears -\nDisk=c.raw:size=1M 20.conf:3 effective -\n",
+		"MicroVM.SetCredential":   "SetCredential=KEY:… vm.microvm:24 effective -\nSetCredentialEncrypted=SEALED:… vm.microvm:25 effective -\n",
+		"Service.TimeoutStopSec":  "TimeoutStopSec=2min vm.microvm:31 effective -\n",
+		"Service.Environment":     "Environment=A=… vm.microvm:30 effective -\n",
+		"Install.TimeoutStopSec":  "",
+		"memory":                  "",
+		"Service.SetCredential":   "",
+		"Unit.Description":        "Description=A VM vm.microvm:2 effective -\n",
+		"MicroVM.LoadCredential.": "",
+	} {
+		if got := show(key); got != want {
+			t.Errorf("%s:\n%swant\n%s", key, got, want)
+		}
+	}
+	if a := x.Key("LoadCredential"); len(a) != 2 {
+		t.Errorf("[MicroVM] and [Service] both have LoadCredential=, and there are %d answers", len(a))
+	}
+}
+
+// TestFind goes from a piece of plan or unit to the lines behind it.
+func TestFind(t *testing.T) {
+	x := alone(t, full)
+	const passed = "unit.credentials[0].guest Service.LoadCredential:29\nunit.credentials[0].id Service.LoadCredential:29\n" +
+		"unit.credentials[0].kind Service.LoadCredential:29\nunit.credentials[0].path Service.LoadCredential:29"
+	for query, want := range map[string]string{
+		"-smp":                 "vm.command[4].words VCPU:9",
+		"memory":               "vm.memory Memory:10",
+		"vm.memory":            "vm.memory Memory:10",
+		"disks[1].path":        "vm.disks[1].path Disk:15",
+		"vm.stop_timeout_ms":   "vm.stop_timeout_ms Service.TimeoutStopSec:31",
+		"TimeoutStopSec=2min":  "[Service] TimeoutStopSec Service.TimeoutStopSec:31",
+		"BindReadOnlyPaths":    "[Service] BindReadOnlyPaths Kernel:11\n[Service] BindReadOnlyPaths Initrd:12\n[Service] BindReadOnlyPaths Runner:21\n[Service] BindReadOnlyPaths HypervisorPath:5\n[Service] BindReadOnlyPaths Disk:15",
+		"unit.credentials":     passed,
+		"LimitCORE=0":          "[Service] LimitCORE a core dump would have the guest's memory in it, its secrets included; swap too",
+		"NoNewPrivileges":      "[Service] NoNewPrivileges Ampoule's own",
+		"-no-such-word":        "",
+		"mem":                  "",
+		"vm.machine_id":        "vm.machine_id MachineID:16",
+		"usb-ehci":             "vm.command[18].words HypervisorArgs:6",
+		"unit.credentials[0]":  passed,
+		"channels[0].encoding": "vm.channels[0].encoding CredentialChannel:20 Machine:8",
+	} {
+		var got []string
+		for _, f := range x.Find(query) {
+			text := f.Where
+			for _, c := range f.Causes {
+				if c.Origin != nil {
+					text += fmt.Sprintf(" %s:%d", c.Key, c.Origin.Line)
+				} else {
+					text += " " + c.Why
+				}
+			}
+			got = append(got, text)
+		}
+		joined := strings.Join(got, "\n")
+		if joined != want {
+			t.Errorf("%s:\n%s\nwant\n%s", query, joined, want)
+		}
+	}
+}

@@ -1,0 +1,331 @@
+package explain
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
+)
+
+// origin is what is behind a field of the plan: keys, by which it may be found
+// in the files, or what is behind it where no key is.
+type origin struct {
+	// path is that of the field, or of something that it is a part of.
+	path string
+	keys []string
+	why  string
+}
+
+// fieldOrigins are the fields of a plan. Those with a "from" of their own are
+// found by that. TestEveryField fails for one that is not here.
+func fieldOrigins() []origin {
+	const stop = "Service.TimeoutStopSec"
+	return []origin{
+		{"schema", nil, "the form of the plan"},
+		{"ampoule", nil, "the version that made the plan"},
+		{"digest", nil, "computed from all of the VM, or of its [Service]"},
+		{"vm.name", nil, "the name of the VM's file"},
+		{"vm.architecture", nil, "that of the host"},
+		{"vm.hypervisor", []string{"Hypervisor"}, ""},
+		{"vm.binary", []string{"HypervisorPath", "Hypervisor"}, ""},
+		{"vm.machine", []string{"Machine"}, ""},
+		{"vm.vcpu", []string{"VCPU"}, ""},
+		{"vm.memory", []string{"Memory"}, ""},
+		{"vm.kernel", []string{"Kernel"}, ""},
+		{"vm.initrd", []string{"Initrd"}, ""},
+		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID"}, ""},
+		{"vm.kernel_command_line_max", []string{"Hypervisor"}, "a limit of the architecture"},
+		{"vm.disks", []string{"Disk"}, ""},
+		{"vm.console", []string{"Console"}, ""},
+		{"vm.machine_id", []string{"MachineID"}, ""},
+		{"vm.guest_systemd", []string{"GuestSystemd"}, ""},
+		{"vm.readiness", []string{"Readiness"}, ""},
+		{"vm.stop_timeout_ms", []string{stop, "Service.TimeoutSec"}, ""},
+		{"vm.runner", []string{"Runner"}, ""},
+		{"vm.credentials", credentialKeys(""), ""},
+		{"vm.control", []string{"Hypervisor"}, ""},
+		{"vm.command", []string{"Hypervisor", "Machine"}, ""},
+		{"vm.accelerator", []string{"Accelerator", "Machine"}, ""},
+		{"vm.channels", []string{"CredentialChannel", "Machine"}, ""},
+		{"unit.credentials", credentialKeys("Service."), ""},
+		{"unit.service", nil, "there are no lines in [Service] whose change needs a restart"},
+	}
+}
+
+func credentialKeys(prefix string) []string {
+	keys := []string{"LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential"}
+	for i := range keys {
+		keys[i] = prefix + keys[i]
+	}
+	if prefix == "" {
+		keys = append(keys, "Credential")
+	}
+	return keys
+}
+
+// channelKeys are the keys behind a field of a channel: what it can take depends
+// on the guest, and what it asks of the kernel on how the VM boots.
+func channelKeys(field string) []string {
+	keys := []string{"CredentialChannel", "Machine"}
+	switch field {
+	case "max_structure", "max_total", "why":
+		keys = append(keys, "GuestSystemd", "Memory")
+	case "kernel_command_line", "replaces_parameters", "init", "refused", "cure":
+		keys = append(keys, "Initrd", "KernelCommandLine")
+	}
+	return keys
+}
+
+// asked are the keys behind the parts of a command line that wait for an answer
+// at start.
+func asked(q plan.Question) []string {
+	switch q {
+	case plan.AskAccelerator:
+		return []string{"Accelerator"}
+	case plan.AskChannel:
+		return append([]string{"CredentialChannel"}, credentialKeys("")...)
+	case plan.AskCommandLine:
+		return []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Accelerator", "CredentialChannel"}
+	case plan.AskConsole:
+		return []string{"Console"}
+	case plan.AskInitrd:
+		return []string{"Initrd", "CredentialChannel"}
+	case plan.AskControl:
+	}
+	return nil
+}
+
+// planFields lists every field of the plan with its causes.
+func (x *Explainer) planFields() []Field {
+	var tree any
+	// The plan's own form: it always decodes.
+	_ = json.Unmarshal(x.res.Draft.JSON(), &tree)
+	var out []Field
+	walk("", tree, func(path, value string) {
+		switch {
+		case lastOf(path) == "from" || isWithin(path, "origins"):
+			return // where something comes from comes from nowhere
+		case lastOf(path) == "value" && strings.Contains(path, "credentials["):
+			value = diag.Elided // not secret, and long
+		}
+		out = append(out, Field{Where: path, Value: value, Causes: x.causes(path)})
+	})
+	return out
+}
+
+// lastOf is the last name of a path.
+func lastOf(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
+
+// walk visits the leaves of JSON in the order of their names; a list of texts is
+// one leaf.
+func walk(path string, node any, visit func(path, value string)) {
+	switch n := node.(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(n)) {
+			walk(strings.TrimPrefix(path+"."+name, "."), n[name], visit)
+		}
+	case []any:
+		words, all := texts(n)
+		if all {
+			visit(path, words)
+			return
+		}
+		for i, element := range n {
+			walk(fmt.Sprintf("%s[%d]", path, i), element, visit)
+		}
+	case string:
+		visit(path, n)
+	default:
+		text, _ := json.Marshal(n)
+		visit(path, string(text))
+	}
+}
+
+// texts joins a list of nothing but texts.
+func texts(list []any) (joined string, all bool) {
+	words := make([]string, len(list))
+	for i, element := range list {
+		word, ok := element.(string)
+		if !ok {
+			return "", false
+		}
+		words[i] = unitfile.QuoteWord(word)
+	}
+	return strings.Join(words, " "), true
+}
+
+// causes are those of the field at a path.
+func (x *Explainer) causes(path string) []Cause {
+	p := x.res.Draft
+	keys, why := []string(nil), ""
+	for _, o := range fieldOrigins() {
+		if isWithin(path, o.path) {
+			keys, why = o.keys, o.why
+			break
+		}
+	}
+	switch head, i := element(path); head {
+	case "vm.channels":
+		keys = channelKeys(lastOf(path))
+	case "vm.disks":
+		return x.line(p.VM.Disks[i].From)
+	case "vm.credentials":
+		return x.line(p.VM.Credentials[i].From)
+	case "unit.credentials":
+		return x.line(p.Unit.Credentials[i].From)
+	case "unit.service":
+		return x.service(p.Unit.Service[i])
+	case "vm.command":
+		part := p.VM.Command[i]
+		if part.From != "" {
+			out := x.line(part.From)
+			if plan.KeyOf(part.From) == "Disk" { // the machine has the bus
+				out = append(out, x.keys([]string{"Machine"}, "")...)
+			}
+			return out
+		}
+		if more := asked(part.Ask); more != nil {
+			keys = more
+		}
+	}
+	return x.keys(keys, why)
+}
+
+// element splits the path of something in a list: vm.disks[2].path is number 2
+// of vm.disks.
+func element(path string) (list string, index int) {
+	list, rest, ok := strings.Cut(path, "[")
+	number, _, closed := strings.Cut(rest, "]")
+	i, err := strconv.Atoi(number)
+	if !ok || !closed || err != nil {
+		return "", 0
+	}
+	return list, i
+}
+
+// line is the cause by the ID of an assignment, as the plan has them.
+func (x *Explainer) line(id string) []Cause {
+	c := Cause{Key: plan.KeyOf(id)}
+	if o, ok := x.res.Draft.Origins[id]; ok {
+		c.Origin = &o
+	}
+	return []Cause{c}
+}
+
+// service is the line of [Service] that the plan repeats.
+func (x *Explainer) service(a plan.Assignment) []Cause {
+	for e := range x.res.Resolved.Group("Service", a.Key).Live() {
+		if e.Value == a.Value {
+			o := e.Origin
+			return []Cause{{Key: "Service." + a.Key, Origin: &o}}
+		}
+	}
+	return []Cause{{Key: "Service." + a.Key, Why: "it clears what stands before it"}}
+}
+
+// keys are the causes by the names of keys: the lines that set them, and the
+// defaults of those that have one.
+func (x *Explainer) keys(keys []string, why string) []Cause {
+	var out []Cause
+	for _, key := range keys {
+		set := x.set(key, why)
+		if len(set) == 0 && hasDefault(key) {
+			set = []Cause{byDefault(key, why)}
+		}
+		out = append(out, set...)
+	}
+	switch {
+	case len(out) > 0:
+		return out
+	case len(keys) > 0:
+		return []Cause{byDefault(keys[0], why)}
+	case why == "":
+		why = "Ampoule's own"
+	}
+	return []Cause{{Why: why}}
+}
+
+// set are the lines that set a key.
+func (x *Explainer) set(key, why string) []Cause {
+	section, name, dotted := strings.Cut(key, ".")
+	if !dotted {
+		section, name = spec.Section, key
+	}
+	var out []Cause
+	for _, g := range x.res.Resolved.Groups {
+		if g.Section != section {
+			continue
+		}
+		for e := range g.Live() {
+			if e.Key == name {
+				o := e.Origin
+				out = append(out, Cause{Key: key, Origin: &o, Why: why})
+			}
+		}
+	}
+	return out
+}
+
+func hasDefault(key string) bool {
+	return slices.ContainsFunc(spec.Table(), func(row spec.Row) bool { return row.Name == key && row.Default != "" })
+}
+
+func byDefault(key, why string) Cause {
+	return Cause{Key: key, Why: strings.TrimSuffix("by default; "+why, "; ")}
+}
+
+// unitFields lists the lines of the unit with their causes, which stand above
+// them as comments.
+func (x *Explainer) unitFields(text []byte) []Field {
+	var out []Field
+	section, comment := "", ""
+	for line := range strings.SplitSeq(string(text), "\n") {
+		switch {
+		case strings.HasPrefix(line, "# "):
+			comment = strings.TrimPrefix(line, "# ")
+			continue
+		case strings.HasPrefix(line, "["):
+			section = strings.Trim(line, "[]")
+		case line != "":
+			key, value, _ := strings.Cut(line, "=")
+			if key == "SetCredential" {
+				id, _, _ := strings.Cut(value, ":")
+				value = diag.Elide(id+":"+value, ":")
+			}
+			out = append(out, Field{Where: "[" + section + "] " + key, Value: value, Causes: x.unitCauses(comment)})
+		}
+		comment = ""
+	}
+	return out
+}
+
+// unitCauses reads the comment above a line of a unit: a place in a file, with
+// the key behind it where that is not the line's own; a key with its value; or
+// the reason in words.
+func (x *Explainer) unitCauses(comment string) []Cause {
+	for _, g := range x.res.Resolved.Groups {
+		for _, e := range g.Entries {
+			place := e.Origin.String()
+			if e.Fate != layer.Effective && e.Fate != layer.Clears || comment != place && comment != place+", "+e.Key+"=" {
+				continue
+			}
+			o := e.Origin
+			return []Cause{{Key: keyID(e.Section, e.Key), Origin: &o}}
+		}
+	}
+	if strings.HasPrefix(comment, "Accelerator=") {
+		return x.keys([]string{"Accelerator"}, comment)
+	}
+	if comment == "" {
+		return []Cause{{Why: "Ampoule's own"}}
+	}
+	return []Cause{{Why: comment}}
+}

@@ -61,6 +61,7 @@ func introduction() []string {
 		"What systemd takes in silence is an error here: in all sections an unknown key, a line that is torn off, and a line that a backslash swallowed; in [MicroVM] also blanks behind the backslash that continues a line, and a comment behind a value.",
 		"A VM called by NAME is the first NAME.microvm in " + strings.Join(source.SearchPath(), ", ") + ". Drop-ins are *.conf in NAME.microvm.d, in the directories of its prefixes (for a-b-c: a-b-.microvm.d and a-.microvm.d) and in microvm.d, " +
 			"in all of these places. For drop-ins of one file name the directory that ranks higher wins, then the more specific name; all that are left apply in the order of their file names. A link to /dev/null masks a file. " +
+			"In NAME.microvm.d any other name is an error, but for names that say that a file was set aside (.disabled, .bak, .orig, .dpkg-old and the like, README), which get a warning. " +
 			"A VM called by the path of a FILE is that file and FILE.d/*.conf.",
 		"Of a key's assignments the last wins, where the key is not a list. An empty assignment returns to the default.",
 		"Specifiers are expanded in all values but those of SetCredential= and SetCredentialEncrypted=.",

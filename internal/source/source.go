@@ -216,7 +216,7 @@ func (f *finder) dropIns(set *Set, ranks []string) {
 	}
 	winners := map[string]string{}
 	for _, dir := range ranks {
-		for _, name := range f.confs(dir) {
+		for _, name := range f.confs(dir, path.Base(dir) == set.Name+Suffix+".d") {
 			p := path.Join(dir, name)
 			if winner, ok := winners[name]; ok {
 				set.Hidden = append(set.Hidden, Hidden{Path: p, By: winner})
@@ -241,10 +241,12 @@ func (f *finder) dropIns(set *Set, ranks []string) {
 	}
 }
 
-// confs lists the drop-ins of a directory. A file with another name would be
-// ignored in silence, so it gets a warning; editors' hidden and backup files
-// do not.
-func (f *finder) confs(dir string) []string {
+// confs lists the drop-ins of a directory. A file with another name, which systemd
+// would pass over in silence, is an error where it can only be meant for this VM:
+// somebody forgot the end of the name. It is a warning where all others would fail
+// with it, or where the name says that it was set aside. Editors' hidden and
+// backup files mean nothing.
+func (f *finder) confs(dir string, own bool) []string {
 	entries, err := os.ReadDir(f.host(dir))
 	if err != nil {
 		if _, dangling := f.dangling(dir, err); dangling || !errors.Is(err, fs.ErrNotExist) {
@@ -260,13 +262,32 @@ func (f *finder) confs(dir string) []string {
 		case strings.HasSuffix(name, ".conf"):
 			names = append(names, name)
 		default:
-			f.problems.Add(diag.Problem{
+			p := diag.Problem{
 				Origin: diag.Origin{File: path.Join(dir, name), Line: 1}, Severity: diag.Warning,
 				What: "not read, since the name of a drop-in ends in .conf",
-			})
+			}
+			if own && !setAside(name) {
+				p.Severity, p.Accepted = diag.Error, "rename it to "+name+".conf, or remove it from here"
+			}
+			f.problems.Add(p)
 		}
 	}
 	return names
+}
+
+// setAside reports whether the name of a file says that it is not to count: what
+// people write, and what dpkg, rpm and ucf leave behind.
+func setAside(name string) bool {
+	if strings.HasPrefix(strings.ToUpper(name), "README") {
+		return true
+	}
+	end := path.Ext(name)
+	for _, kind := range []string{".dpkg-", ".rpm", ".ucf-"} {
+		if strings.HasPrefix(end, kind) {
+			return true
+		}
+	}
+	return slices.Contains([]string{".disabled", ".off", ".bak", ".backup", ".old", ".orig", ".new", ".save", ".swp", ".rej"}, end)
 }
 
 // masked reports whether a path is a link to /dev/null.

@@ -51,9 +51,9 @@ func troubleInFiles(h *host) {
 	h.sh("systemctl daemon-reload")
 	refused(h, "ghost", "/etc/ampoule/ghost.microvm.d", "ghost.microvm")
 	refused(h, "typo", "/etc/ampoule/typo.microvm:9: ", "Restrat", "did you mean Restart")
-	const unread = "/etc/ampoule/dropin.microvm.d/10:1: warning: not read, since the name of a drop-in ends in .conf"
-	h.sh("journalctl --no-pager -o cat", says(unread))
-	h.sh("ampoule check dropin", ends, says(unread))
+	const unread = "/etc/ampoule/dropin.microvm.d/10:1: not read, since the name of a drop-in ends in .conf; rename it to 10.conf"
+	refused(h, "dropin", unread)
+	h.sh("ampoule check dropin", exits(2), says(unread))
 	refused(h, "toonew", "/etc/ampoule/toonew.microvm:9: ", "RefreshOnReload", "260")
 	refused(h, "depends", "/etc/ampoule/depends.microvm:9: ", "After")
 	h.sh("systemctl show -P LoadState microvm@future microvm@past", prints("loaded", "", "loaded"))

@@ -299,6 +299,32 @@ func TestUnfinishedLast(t *testing.T) {
 	}
 }
 
+// TestTwoFileSystems: where no link leads from the store to the units, both are
+// written, the first time and later.
+func TestTwoFileSystems(t *testing.T) {
+	h := newHost(t, map[string]string{"etc/ampoule/web.microvm": good})
+	want, _, _ := h.reload()
+	store, err := os.MkdirTemp("/dev/shm", "ampoule-test-")
+	if err != nil {
+		t.Skipf("no second file system: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(store) })
+	probe := filepath.Join(store, "probe")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Link(probe, filepath.Join(h.out, "probe")) == nil {
+		t.Skip("/dev/shm and the temporary directory are on one file system")
+	}
+	h.store = filepath.Join(store, "store")
+	for range 2 {
+		got, said, code := h.reload()
+		if code != 0 || got["microvm@web.service"] != want["microvm@web.service"] || string(Last(h.store, "web")) != want["microvm@web.service"] {
+			t.Errorf("code %d, %s, %v", code, said, got)
+		}
+	}
+}
+
 // TestRunningWithoutLast: a VM that runs, and whose unit nobody has kept, can
 // still be stopped in order.
 func TestRunningWithoutLast(t *testing.T) {

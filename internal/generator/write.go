@@ -85,9 +85,10 @@ func (w *Writer) keep(u Unit, path string) error {
 	// At boot there is none yet, and the first needs no other name.
 	err := w.create(stored, u.Text)
 	if err == nil {
-		return w.hardLink(stored, path)
+		err = w.hardLink(stored, path)
+	} else {
+		err = w.replace(stored, u.Text, func(temporary string) error { return w.hardLink(temporary, path) })
 	}
-	err = w.replace(stored, u.Text, func(temporary string) error { return w.hardLink(temporary, path) })
 	if errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) {
 		if err = w.replace(stored, u.Text, nil); err == nil {
 			err = w.replace(path, u.Text, nil)

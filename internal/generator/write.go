@@ -217,14 +217,7 @@ func (w *Writer) create(path string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	err = write(fd, text)
-	if err == nil {
-		err = syscall.Fchmod(fd, whole)
-	}
-	if closeErr := syscall.Close(fd); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = fill(fd, text); err != nil {
 		_ = syscall.Unlink(path)
 	}
 	return err
@@ -234,14 +227,11 @@ func (w *Writer) create(path string, text []byte) error {
 // nil, and gives it its own. Few system calls: there may be thousands of units.
 func (w *Writer) replace(path string, text []byte, written func(temporary string) error) error {
 	temporary := w.temporaryName(path)
-	fd, err := syscall.Open(temporary, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, whole)
+	fd, err := syscall.Open(temporary, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, unfinished)
 	if err != nil {
 		return wrap("open", temporary, err)
 	}
-	err = write(fd, text)
-	if closeErr := syscall.Close(fd); err == nil {
-		err = closeErr
-	}
+	err = fill(fd, text)
 	if err == nil && written != nil {
 		err = written(temporary)
 	}
@@ -253,6 +243,19 @@ func (w *Writer) replace(path string, text []byte, written func(temporary string
 		return wrap("write", path, err)
 	}
 	return nil
+}
+
+// fill writes a new file to its end, gives it its rights, whatever the umask, and
+// closes it.
+func fill(fd int, text []byte) error {
+	err := write(fd, text)
+	if err == nil {
+		err = syscall.Fchmod(fd, whole)
+	}
+	if closeErr := syscall.Close(fd); err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 func write(fd int, text []byte) error {

@@ -324,4 +324,19 @@ func (r *reader) checkCredentials() {
 		}
 		have[rank] = c.From
 	}
+	r.checkServiceCredentials()
+}
+
+// checkServiceCredentials refuses a credential of [Service] that the unit has a
+// second time for the guest: systemd would take the guest's without a word.
+func (r *reader) checkServiceCredentials() {
+	list := func(c Credential) string { return strings.TrimSuffix(string(c.Kind), "-encrypted") }
+	for _, host := range r.vm.ServiceCredentials {
+		for _, c := range r.vm.Credentials {
+			if c.ID == host.ID && list(c) == list(host) && c.Kind != Import {
+				host.From.Errorf(r.problems, "keep one of the two lines; the service has what the guest gets",
+					"a second source for the credential %q, which comes from %s=%s (%s)", c.ID, c.From.Key, c.From.Shown, c.From.Origin)
+			}
+		}
+	}
 }

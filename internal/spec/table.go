@@ -83,7 +83,12 @@ func Rules(id Identity) func(section, key string) layer.Rule {
 			return layer.Rule{Merge: layer.List} // unknown: reported by Read
 		}
 		known, ok := systemdkeys.Lookup(section, key)
-		switch {
+		switch row := rowOf(key); {
+		case section == "Service" && row != nil && row.Merge == layer.ByID && ok:
+			// Of the credentials of one name systemd takes the last.
+			rule := row.rule(id)
+			rule.Once = false
+			return rule
 		case ok && known.Kind == systemdkeys.Scalar:
 			return layer.Rule{Merge: layer.Scalar}
 		case ok && known.Kind == systemdkeys.Dependencies:

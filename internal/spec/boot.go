@@ -83,7 +83,7 @@ func (r *reader) checkCommandLine() {
 		case name == "CREDENTIALS_DIRECTORY", name == "ENCRYPTED_CREDENTIALS_DIRECTORY":
 			at.Errorf(r.problems, "remove it", "with this variable the guest's systemd ignores every credential of the VM")
 		case name == "systemd.import_credentials" && len(r.vm.Credentials) > 0:
-			at.Errorf(r.problems, "remove it, or the credentials", "this parameter decides whether the guest takes its credentials")
+			at.Errorf(r.problems, "remove it, or the credentials", "this parameter decides whether the guest takes its credentials (%s)", r.vm.Credentials[0].From.Origin)
 		case name == "systemd.machine_id":
 			at.Errorf(r.problems, "use MachineID=", "this is what MachineID= sets")
 		case name == "initrd":

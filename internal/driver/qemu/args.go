@@ -61,7 +61,7 @@ func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
 		}
 		switch {
 		case option == "smbios" && !m.smbios:
-			at.Errorf(problems, "remove it, or use Machine=q35", "the machine type %s has no SMBIOS, and QEMU drops the option without a word", m.name)
+			at.Errorf(problems, "remove it, or use Machine=q35", "the machine type %s (%s) has no SMBIOS, and QEMU drops the option without a word", m.name, vm.Machine.From.Origin)
 		case option == "smbios" && carriesCredentials(value):
 			at.Errorf(problems, "use LoadCredential= or SetCredential=", "this table carries the credentials")
 		case option == "fw_cfg" && strings.Contains(value, "io.systemd.credentials"):

@@ -38,7 +38,7 @@ func (m machine) channels(vm *spec.VM, problems *diag.List) []plan.Channel {
 	asked := vm.CredentialChannel
 	if asked.Value == "smbios" && !m.smbios {
 		asked.From.Errorf(problems, "accepted: auto, fw_cfg, initrd; or Machine=q35",
-			"the machine type %s has no SMBIOS (QEMU takes the option and drops the credentials)", m.name)
+			"the machine type %s (%s) has no SMBIOS: QEMU takes the option and drops the credentials", m.name, vm.Machine.From.Origin)
 		return nil
 	}
 	var out []plan.Channel

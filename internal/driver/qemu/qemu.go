@@ -113,7 +113,7 @@ func (m machine) check(vm *spec.VM, problems *diag.List) {
 	}
 	for i, d := range vm.Disks {
 		if i >= m.maxDisks {
-			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s takes", m.name)
+			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)
 		}
 	}
 }

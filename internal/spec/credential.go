@@ -328,12 +328,13 @@ func (r *reader) checkCredentials() {
 }
 
 // checkServiceCredentials refuses a credential of [Service] that the unit has a
-// second time for the guest: systemd would take the guest's without a word.
+// second time for the guest: systemd would take one of the two without a word,
+// and of a Load and a Set the Load. Only the default of a Load may stand there.
 func (r *reader) checkServiceCredentials() {
-	list := func(c Credential) string { return strings.TrimSuffix(string(c.Kind), "-encrypted") }
+	sets := func(c Credential) bool { return c.Kind == Set || c.Kind == SetEncrypted }
 	for _, host := range r.vm.ServiceCredentials {
 		for _, c := range r.vm.Credentials {
-			if c.ID == host.ID && list(c) == list(host) && c.Kind != Import {
+			if c.ID == host.ID && c.Kind != Import && host.Kind != Import && c.Kind != Pass && (sets(c) || !sets(host)) {
 				host.From.Errorf(r.problems, "keep one of the two lines; the service has what the guest gets",
 					"a second source for the credential %q, which comes from %s=%s (%s)", c.ID, c.From.Key, c.From.Shown, c.From.Origin)
 			}

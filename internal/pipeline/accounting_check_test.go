@@ -239,8 +239,10 @@ func (l *loaded) reads(first, then diag.Origin) bool {
 	return a < b || a == b && first.Line < then.Line
 }
 
-// overruled finds a line of [Service] that counts and that systemd gives up for
-// a later line of the unit: of the credentials of one name it takes the last.
+// overruled finds a credential that counts and that systemd gives up for another
+// line of the unit: of those of one name it takes the last, and what is loaded
+// before what is set. A value that is set beside a Load of the same section is
+// the default of that.
 func (l *loaded) overruled() string {
 	last := map[string]string{}
 	list := func(key string) string { return strings.TrimSuffix(key, "Encrypted") }
@@ -256,6 +258,15 @@ func (l *loaded) overruled() string {
 			if got := last[list(e.Key)+" "+elementOf(e.Value)]; got != e.Value {
 				return fmt.Sprintf("%s: %s=%s counts, and systemd takes %q instead", e.Origin, e.Key, e.Value, got)
 			}
+		}
+	}
+	loads := map[string]bool{}
+	for e := range l.res.Resolved.Group(spec.Section, "LoadCredential").Live() {
+		loads[elementOf(e.Value)] = true
+	}
+	for e := range l.res.Resolved.Group(spec.Section, "SetCredential").Live() {
+		if got, ok := last["LoadCredential "+elementOf(e.Value)]; ok && !loads[elementOf(e.Value)] {
+			return fmt.Sprintf("%s: %s=%s counts, and systemd loads %q instead", e.Origin, e.Key, e.Value, got)
 		}
 	}
 	return ""

@@ -99,8 +99,16 @@ func (x *Explainer) Keys() []Answer {
 		out = append(out, x.own(row))
 	}
 	for _, g := range x.res.Resolved.Groups {
-		if g.Section != spec.Section {
-			out = append(out, x.passed(g.Section, g.Name))
+		if g.Section == spec.Section {
+			continue
+		}
+		// Several keys may share a list.
+		var keys []string
+		for _, e := range g.Entries {
+			if !slices.Contains(keys, e.Key) {
+				keys = append(keys, e.Key)
+				out = append(out, x.passed(g, e.Key))
+			}
 		}
 	}
 	return out
@@ -132,9 +140,9 @@ func (x *Explainer) own(row spec.Row) Answer {
 	return a
 }
 
-func (x *Explainer) passed(section, key string) Answer {
-	a := Answer{Section: section, Key: key, Default: "systemd's, or what ampoule plan --unit shows"}
-	x.lines(&a, x.res.Resolved.Group(section, key))
+func (x *Explainer) passed(g *layer.Group, key string) Answer {
+	a := Answer{Section: g.Section, Key: key, Default: "systemd's, or what ampoule plan --unit shows"}
+	x.lines(&a, g)
 	return a
 }
 

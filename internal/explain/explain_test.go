@@ -190,7 +190,7 @@ func TestKey(t *testing.T) {
 	x := explainer(t, map[string]string{
 		"vm.microvm":           full,
 		"vm.microvm.d/10.conf": "[MicroVM]\nMemory=2G\nDisk=\nLoadCredential=KEY:/run/secrets/b\n",
-		"vm.microvm.d/20.conf": "[MicroVM]\nMemory=3G\nDisk=c.raw:size=1M\n",
+		"vm.microvm.d/20.conf": "[MicroVM]\nMemory=3G\nDisk=c.raw:size=1M\n[Service]\nLoadCredentialEncrypted=more:/run/secrets/more\n",
 	})
 	show := func(key string) string {
 		var b strings.Builder
@@ -209,9 +209,11 @@ func TestKey(t *testing.T) {
 		"Memory": "Memory=1G vm.microvm:10 shadowed 10.conf:2\nMemory=2G 10.conf:2 shadowed 20.conf:2\nMemory=3G 20.conf:2 effective -\n",
 		"Disk": "Disk=data.raw:serial=data,size=1G vm.microvm:14 reset 10.conf:3\nDisk=/srv/x.qcow2:qcow2,ro vm.microvm:15 reset 10.conf:3\n" +
 			"Disk= 10.conf:3 clears -\nDisk=c.raw:size=1M 20.conf:3 effective -\n",
-		"MicroVM.SetCredential":   "SetCredential=KEY:… vm.microvm:24 effective -\nSetCredentialEncrypted=SEALED:… vm.microvm:25 effective -\n",
-		"Service.TimeoutStopSec":  "TimeoutStopSec=2min vm.microvm:31 effective -\n",
-		"Service.Environment":     "Environment=A=… vm.microvm:30 effective -\n",
+		"MicroVM.SetCredential":  "SetCredential=KEY:… vm.microvm:24 effective -\nSetCredentialEncrypted=SEALED:… vm.microvm:25 effective -\n",
+		"Service.TimeoutStopSec": "TimeoutStopSec=2min vm.microvm:31 effective -\n",
+		"Service.Environment":    "Environment=A=… vm.microvm:30 effective -\n",
+		"Service.LoadCredentialEncrypted": "LoadCredential=outer:/run/secrets/outer vm.microvm:29 effective -\n" +
+			"LoadCredentialEncrypted=more:/run/secrets/more 20.conf:5 effective -\n",
 		"Install.TimeoutStopSec":  "",
 		"memory":                  "",
 		"Service.SetCredential":   "",

@@ -222,10 +222,12 @@ func (x *Explainer) line(id string) []Cause {
 
 // service is the line of [Service] that the plan repeats.
 func (x *Explainer) service(a plan.Assignment) []Cause {
-	for e := range x.res.Resolved.Group("Service", a.Key).Live() {
-		if e.Value == a.Value {
-			o := e.Origin
-			return []Cause{{Key: "Service." + a.Key, Origin: &o}}
+	for _, g := range x.res.Resolved.Groups {
+		for e := range g.Live() {
+			if e.Section == "Service" && e.Key == a.Key && e.Value == a.Value {
+				o := e.Origin
+				return []Cause{{Key: "Service." + a.Key, Origin: &o}}
+			}
 		}
 	}
 	return []Cause{{Key: "Service." + a.Key, Why: "it clears what stands before it"}}

@@ -166,8 +166,9 @@ func (l *loaded) missed(w *written) bool {
 // uncovers reports whether an error is about a line that counts only since an
 // assignment was changed, which shadowed or reset it before.
 func (tr trial) uncovers(before, after *loaded) bool {
-	if tr.old == nil {
-		return false
+	now, _ := after.entry(after.where(tr.target))
+	if tr.old == nil || now == nil || now.Key != tr.target.key || now.Value != tr.target.value {
+		return false // it might cover that line too, if it had come in
 	}
 	var old diag.Origin
 	old.File, old.Line = before.where(tr.old)

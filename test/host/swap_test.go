@@ -182,7 +182,7 @@ func swapHost(t *testing.T, root, swap string) []byte {
 	t.Helper()
 	g := guest.GetDisk(t, "bookworm")
 	said := filepath.Join(t.TempDir(), "said")
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	args := []string{
 		"-M", "q35", "-accel", "tcg", "-smp", "2", "-m", "448M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",

@@ -53,7 +53,7 @@ func TestReadme(t *testing.T) {
 	// What a newcomer would type next, at the guest's console.
 	key := strings.TrimSpace(h.sh("cat /etc/ampoule/api-key"))
 	// On a busy machine the shell behind the login takes a while.
-	h.eventually("{ sleep 2; echo; sleep 1; echo 'systemd-creds --system cat API_KEY; echo seen'; sleep 8; } | timeout 60 ampoule console hello", within(3*time.Minute), says(key))
+	h.eventually("{ sleep 2; echo; sleep 1; echo 'systemd-creds --system cat API_KEY; echo seen'; sleep 8; } | timeout 60 ampoule console hello", ends, within(3*time.Minute), says(key))
 	h.sh("systemctl stop microvm@hello", prints(""))
 	h.sh("journalctl -u microvm@hello -o cat --no-pager", says("the guest powered off"))
 }

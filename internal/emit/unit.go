@@ -44,6 +44,9 @@ type Room struct {
 // credentials, the sandbox with the reason for each opening, and the user's own
 // lines, which come last and so win.
 func Unit(s UnitSource) ([]byte, error) {
+	if s.Room == nil {
+		s.Room = &Room{}
+	}
 	var files []string
 	for _, f := range s.Files {
 		files = append(files, legible(f))
@@ -57,9 +60,6 @@ func Unit(s UnitSource) ([]byte, error) {
 	blocks := []unitfile.Block{head, s.unit(), service}
 	if install := s.pass("Install"); len(install) > 0 {
 		blocks = append(blocks, unitfile.Block{Name: "Install", Entries: install})
-	}
-	if s.Room == nil {
-		return unitfile.Format(blocks)
 	}
 	text, err := unitfile.Append(s.Room.text[:0], blocks)
 	if err == nil {
@@ -118,11 +118,7 @@ func (s UnitSource) service() (unitfile.Block, error) {
 	if own {
 		kind = "exec"
 	}
-	room := s.Room
-	if room == nil {
-		room = &Room{}
-	}
-	entries := append(room.entries[:0],
+	entries := append(s.Room.entries[:0],
 		entry("", "Type", kind),
 		entry("", "NotifyAccess", "main"),
 		entry("the plan below, and no other", "ExecStart", s.program(runArguments+s.Plan.Digest.VM)),
@@ -147,7 +143,7 @@ func (s UnitSource) service() (unitfile.Block, error) {
 			s.program("unit sources --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)))
 	}
 	entries = append(entries, unitfile.Entry{Comment: "the plan", Key: "SetCredential", Value: rule.PlanName + ":", Text: s.json()})
-	room.entries = entries
+	s.Room.entries = entries
 	return unitfile.Block{Name: "Service", Entries: entries}, err
 }
 

@@ -128,15 +128,11 @@ func (x *Explainer) Key(name string) []Answer {
 }
 
 func (x *Explainer) own(row spec.Row) Answer {
-	group := row.Group
-	if group == "" {
-		group = row.Name
-	}
 	a := Answer{Section: spec.Section, Key: row.Name, Default: row.Default, Help: row.Help}
 	if a.Default == "" {
 		a.Default = "none"
 	}
-	x.lines(&a, x.res.Resolved.Group(spec.Section, group))
+	x.lines(&a, x.res.Resolved.Group(spec.Section, row.List()))
 	return a
 }
 

@@ -107,8 +107,9 @@ func asked(q plan.Question) []string {
 func (x *Explainer) planFields() []Field {
 	var tree any
 	// The plan's own form: it always decodes.
-	_ = json.Unmarshal(x.res.Draft.JSON(), &tree)
+	_ = json.Unmarshal(x.res.JSON, &tree)
 	var out []Field
+	origins := fieldOrigins()
 	walk("", tree, func(path, value string) {
 		switch {
 		case lastOf(path) == "from" || isWithin(path, "origins"):
@@ -116,7 +117,7 @@ func (x *Explainer) planFields() []Field {
 		case lastOf(path) == "value" && strings.Contains(path, "credentials["):
 			value = diag.Elided // not secret, and long
 		}
-		out = append(out, Field{Where: path, Value: value, Causes: x.causes(path)})
+		out = append(out, Field{Where: path, Value: value, Causes: x.causes(origins, path)})
 	})
 	return out
 }
@@ -162,11 +163,11 @@ func texts(list []any) (joined string, all bool) {
 	return strings.Join(words, " "), true
 }
 
-// causes are those of the field at a path.
-func (x *Explainer) causes(path string) []Cause {
+// causes are those of the field at a path, by the table of fields.
+func (x *Explainer) causes(origins []origin, path string) []Cause {
 	p := x.res.Draft
 	keys, why := []string(nil), ""
-	for _, o := range fieldOrigins() {
+	for _, o := range origins {
 		if isWithin(path, o.path) {
 			keys, why = o.keys, o.why
 			break

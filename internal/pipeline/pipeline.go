@@ -96,11 +96,7 @@ func Load(in Input) Result {
 	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
 	res.Problems = append(res.Problems, refused...)
 	p := build(vm, part)
-	if in.JSON == nil {
-		res.JSON = p.JSON()
-	} else {
-		res.JSON = p.AppendJSON(in.JSON[:0])
-	}
+	res.JSON = p.AppendJSON(in.JSON[:0])
 	if n := len(res.JSON); n > plan.MaxBytes {
 		res.Problems.Add(diag.Problem{
 			Origin: main, What: fmt.Sprintf("the plan has %d bytes, more than the %d that a unit can carry", n, plan.MaxBytes),

@@ -291,11 +291,11 @@ func digest(of []byte) string {
 // JSON returns the plan's canonical form: JSON on one line, the same bytes for
 // the same files; fields in the order of the Go types, map keys sorted, nothing
 // escaped that need not be.
-func (p *Plan) JSON() []byte { return p.AppendJSON(make([]byte, 0, usual)) }
+func (p *Plan) JSON() []byte { return p.AppendJSON(nil) }
 
 // AppendJSON is JSON behind what is in out.
 func (p *Plan) AppendJSON(out []byte) []byte {
-	e := encoder{out: out}
+	e := encoder{out: slices.Grow(out, usual)}
 	e.plan(p)
 	return e.out
 }

@@ -88,7 +88,7 @@ func showCommand(value string) string {
 
 func (r *reader) readServiceLine(e *layer.Entry) {
 	counted := "Service." + e.Key
-	from := From{Origin: e.Origin, Key: e.Key, Shown: e.Value, ID: counted + "[" + strconv.Itoa(r.counts[counted]) + "]"}
+	from := From{Origin: e.Origin, Key: e.Key, Shown: Show(e.Assignment), ID: counted + "[" + strconv.Itoa(r.counts[counted]) + "]"}
 	r.counts[counted]++
 	var c Credential
 	var err error
@@ -103,19 +103,17 @@ func (r *reader) readServiceLine(e *layer.Entry) {
 		r.vm.StopTimeout = Setting[time.Duration]{Value: d, Set: true, From: from}
 		return
 	case "LoadCredential":
-		from.Shown = showLoad(e.Value)
 		c, err = r.parseLoad(Load, e.Value)
 	case "LoadCredentialEncrypted":
-		from.Shown = showLoad(e.Value)
 		c, err = r.parseLoad(LoadEncrypted, e.Value)
 	case "SetCredential":
-		from.Shown, accepted = elideID(e.Value), acceptedSet
+		accepted = acceptedSet
 		c, err = r.parseSet(Set, e.Value)
 	case "SetCredentialEncrypted":
-		from.Shown, accepted = elideID(e.Value), acceptedSetEncrypted
+		accepted = acceptedSetEncrypted
 		c, err = r.parseSet(SetEncrypted, e.Value)
 	case "ImportCredential":
-		from.Shown, accepted = showImport(e.Value), acceptedImport
+		accepted = acceptedImport
 		c, err = r.parseImport(e.Value)
 	default:
 		return

@@ -145,11 +145,7 @@ func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 	r.checkNames(resolved)
 	for i := range table {
 		row := &table[i]
-		name := row.Group
-		if name == "" {
-			name = row.Name
-		}
-		for e := range resolved.Group(Section, name).Live() {
+		for e := range resolved.Group(Section, row.List()).Live() {
 			if e.Key == row.Name {
 				r.read(row, e)
 			}

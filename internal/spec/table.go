@@ -36,6 +36,14 @@ type Row struct {
 	apply func(r *reader, value string, from From) error
 }
 
+// List is the name under which layer.Resolved has the key's assignments.
+func (row *Row) List() string {
+	if row.Group != "" {
+		return row.Group
+	}
+	return row.Name
+}
+
 func (row *Row) show(value string) string {
 	if row.shown == nil {
 		return value

@@ -203,7 +203,7 @@ func truncated(path string, size int64) error {
 // Every text of a record, those that will be added too, is made printable.
 func TestPrintable(t *testing.T) {
 	rec := Record{}
-	rec.Credentials = make([]DeliveredMetadata, 1)
+	rec.Credentials, rec.Files = make([]DeliveredMetadata, 1), make([]File, 1)
 	texts(reflect.ValueOf(&rec).Elem(), func(v reflect.Value) { v.SetString("a\x1b[2J\u202eb\nü\u0085") })
 	rec.clean()
 	n := 0

@@ -53,6 +53,9 @@ type Record struct {
 	// Console is the path of the console's socket as ampoule console finds it,
 	// a name in the VM's runtime directory; empty where there is none.
 	Console string `json:"console,omitempty"`
+	// Files are those of the host from which the guest and its runner were
+	// started, as they were then.
+	Files []File `json:"files,omitempty"`
 }
 
 // Delivery is what was handed to the hypervisor.
@@ -117,6 +120,10 @@ func (r *Record) clean() {
 		&r.Hypervisor, &r.Version, &r.Accelerator, &r.Channel, &r.ChannelWhy,
 	} {
 		*s = printable(*s)
+	}
+	for i := range r.Files {
+		f := &r.Files[i]
+		f.Role, f.Path = Role(printable(string(f.Role))), printable(f.Path)
 	}
 	for i := range r.Credentials {
 		c := &r.Credentials[i]

@@ -11,6 +11,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
@@ -53,7 +54,7 @@ func (r *runner) withoutEffects(problems *diag.List) {
 			p.VM.Credentials = append(p.VM.Credentials, c)
 			continue
 		}
-		request := requests(r.Plan, []plan.Credential{c})[0]
+		request := preflight.Requests(r.Plan, []plan.Credential{c})[0]
 		problems.Add(diag.Problem{
 			Origin: request.Origin, Severity: diag.Note, Key: request.Key, Value: request.Shown,
 			What: "not read, since reading a socket or FIFO has effects",

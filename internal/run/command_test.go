@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/secret"
 )
 
@@ -159,7 +160,7 @@ func TestRequests(t *testing.T) {
 		"SetCredentialEncrypted=e:czNjcjN0LXZhbHVl", "ImportCredential=f*", "Credential=guest:g", "Credential=h",
 		"[Service]", "LoadCredential=g:/z", "LoadCredential=h:/z")
 	var shown []string
-	for _, r := range requests(p, p.VM.Credentials) {
+	for _, r := range preflight.Requests(p, p.VM.Credentials) {
 		shown = append(shown, r.Key+"="+r.Shown)
 		if r.Origin.Line == 0 || !strings.HasSuffix(r.Origin.File, "test.microvm") {
 			t.Errorf("%s is at %v", r.Shown, r.Origin)
@@ -173,7 +174,7 @@ func TestRequests(t *testing.T) {
 	if !slices.Equal(shown, want) {
 		t.Errorf("%q, want %q", shown, want)
 	}
-	if r := requests(p, p.Unit.Credentials); len(r) != 2 || r[0].Key != "LoadCredential" {
+	if r := preflight.Requests(p, p.Unit.Credentials); len(r) != 2 || r[0].Key != "LoadCredential" {
 		t.Errorf("of [Service]: %+v", r)
 	}
 }

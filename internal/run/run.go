@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -269,7 +268,7 @@ func (r *runner) gatherService(ctx context.Context) ([]credential.Credential, di
 	list := slices.DeleteFunc(slices.Clone(r.Plan.Unit.Credentials), func(c plan.Credential) bool {
 		return slices.ContainsFunc(r.Plan.VM.Credentials, func(own plan.Credential) bool { return own.ID == c.ID })
 	})
-	return credential.Gather(ctx, requests(r.Plan, list), credential.HostEnv(spec.UnitName(r.Plan.VM.Name), ""))
+	return credential.Gather(ctx, preflight.Requests(r.Plan, list), credential.HostEnv(spec.UnitName(r.Plan.VM.Name), ""))
 }
 
 // places are where this VM's things lie.
@@ -339,42 +338,11 @@ func describe(creds []credential.Credential) state.Delivery {
 // gather brings the credentials together.
 func (r *runner) gather(ctx context.Context) ([]credential.Credential, diag.List) {
 	env := credential.HostEnv(spec.UnitName(r.Plan.VM.Name), r.Getenv("CREDENTIALS_DIRECTORY"))
-	env.Service = requests(r.Plan, r.Plan.Unit.Credentials)
+	env.Service = preflight.Requests(r.Plan, r.Plan.Unit.Credentials)
 	if env.Directory != "" {
 		env.Marker = rule.MissingMarker
 	}
-	return credential.Gather(ctx, requests(r.Plan, r.Plan.VM.Credentials), env)
-}
-
-// requests turns the plan's credentials into requests. What is shown in
-// messages holds no value.
-func requests(p *plan.Plan, creds []plan.Credential) []credential.Request {
-	var out []credential.Request
-	for _, c := range creds {
-		key := strings.TrimPrefix(plan.KeyOf(c.From), "Service.")
-		r := credential.Request{
-			Kind: credential.Kind(c.Kind), ID: c.ID, Guest: c.Guest, Path: c.Path, Value: c.Value,
-			Origin: p.Origin(c.From), Key: key, Shown: c.ID,
-		}
-		switch r.Kind {
-		case credential.Load, credential.LoadEncrypted:
-			if c.Path != c.ID {
-				r.Shown += ":" + c.Path
-			}
-		case credential.Set, credential.SetEncrypted:
-			r.Shown += ":" + diag.Elided
-		case credential.Pass:
-			if c.Guest != c.ID {
-				r.Shown = c.Guest + ":" + c.ID
-			}
-		case credential.Import:
-			if c.Guest != "" {
-				r.Shown += ":" + c.Guest
-			}
-		}
-		out = append(out, r)
-	}
-	return out
+	return credential.Gather(ctx, preflight.Requests(r.Plan, r.Plan.VM.Credentials), env)
 }
 
 // say writes problems that stop nothing.

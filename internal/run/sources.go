@@ -6,6 +6,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/secret"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -20,9 +21,9 @@ func MissingSources(ctx context.Context, o Options) diag.List {
 		return problems
 	}
 	env := credential.HostEnv(spec.UnitName(o.Plan.VM.Name), o.Getenv("CREDENTIALS_DIRECTORY"))
-	env.Service = requests(o.Plan, o.Plan.Unit.Credentials)
+	env.Service = preflight.Requests(o.Plan, o.Plan.Unit.Credentials)
 	env.Marker = rule.MissingMarker
-	for _, list := range [][]credential.Request{requests(o.Plan, o.Plan.VM.Credentials), env.Service} {
+	for _, list := range [][]credential.Request{preflight.Requests(o.Plan, o.Plan.VM.Credentials), env.Service} {
 		creds, wrong := credential.Gather(ctx, list, env)
 		credential.Wipe(creds)
 		problems = append(problems, wrong...)

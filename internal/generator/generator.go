@@ -66,6 +66,9 @@ type Unit struct {
 	Text     []byte
 	Links    []spec.Link
 	Problems diag.List
+	// Files is what the VM's files came to, whatever state they are in; nil where
+	// they were not read.
+	Files *pipeline.Result
 }
 
 // Link is a symbolic link beside a unit, by its path from there.
@@ -119,6 +122,9 @@ const kvmGroup = "kvm"
 
 // Notes are the findings that belong to no VM.
 func (g *Generator) Notes() diag.List { return g.notes }
+
+// Providers are the files of others that provide units.
+func (g *Generator) Providers() hostfiles.Providers { return g.providers }
 
 // VMs lists all that get a unit: what is declared, drop-ins without a VM, and
 // what runs in a unit of ours, sorted.
@@ -242,7 +248,7 @@ func CheckUnit(root string, res pipeline.Result) diag.List {
 func (g *Generator) load(u *Unit, running bool, room *emit.Room) {
 	res := pipeline.Load(pipeline.Input{Argument: u.VM, Tree: g.tree, Drivers: g.in.Drivers, JSON: room.JSON})
 	room.JSON = res.JSON
-	u.Problems = res.Problems
+	u.Problems, u.Files = res.Problems, &res
 	if g.systemd > 0 && res.Resolved != nil {
 		u.Problems = append(u.Problems, spec.CheckHostVersion(res.Resolved, g.systemd)...)
 		u.Problems = append(u.Problems, spec.CheckUnitVersion(res.VM, g.systemd)...)

@@ -96,7 +96,7 @@ func generate(w *Writer, say *Log, in Input) int {
 	g.Each(vms, in.Running, func(i int, u Unit) {
 		err := w.Write(u)
 		good[i] = u.State == Made || u.State == Kept || u.State == Gone
-		u.Text, u.Links = nil, nil
+		u.Text, u.Links, u.Files = nil, nil, nil
 		if err != nil || len(u.Problems) > 0 {
 			mu.Lock()
 			trouble[i] = result{u, err}

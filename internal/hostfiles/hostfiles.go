@@ -165,6 +165,54 @@ func (p Providers) Of(unit string) string {
 	return ""
 }
 
+// DropIns lists the drop-ins of the services microvm@NAME.service, by the name of
+// the unit; those that all of them share are under "microvm@.service". A file
+// that a stronger directory has under the same name, or masks, is left out.
+func (r Root) DropIns() map[string][]string {
+	out := map[string][]string{}
+	seen := map[string]bool{}
+	for _, dir := range dropInDirectories() {
+		entries, err := os.ReadDir(r.path(dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			unit, ok := strings.CutSuffix(e.Name(), ".d")
+			if unit == "service" {
+				unit = prefix + suffix
+			}
+			if !ok || !strings.HasPrefix(unit, prefix) || !strings.HasSuffix(unit, suffix) {
+				continue
+			}
+			files, err := os.ReadDir(r.path(filepath.Join(dir, e.Name())))
+			if err != nil {
+				continue
+			}
+			for _, f := range files {
+				at := filepath.Join(e.Name(), f.Name())
+				if !strings.HasSuffix(f.Name(), ".conf") || seen[at] {
+					continue
+				}
+				seen[at] = true
+				if file := filepath.Join(dir, at); !r.masked(file) {
+					out[unit] = append(out[unit], file)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// dropInDirectories are those where an administrator, systemctl set-property and
+// packages put drop-ins, the strongest first.
+func dropInDirectories() []string {
+	return append([]string{"/etc/systemd/system.control", "/run/systemd/system.control"}, UnitDirectories()...)
+}
+
+// Template is the file that provides microvm@.service, of which every name is an
+// instance, or "".
+func (p Providers) Template() string { return p.template }
+
 // Clearing lists, as FILE:LINE, the assignments in drop-ins of a service that
 // clear a list of [Service] which any of keys belongs to: a unit that lacks what
 // it was made with says where that went.
@@ -173,9 +221,8 @@ func (r Root) Clearing(unit string, keys ...string) []string {
 	if before, _, ok := strings.Cut(unit, "@"); ok {
 		template = before + "@" + suffix
 	}
-	dirs := append([]string{"/etc/systemd/system.control", "/run/systemd/system.control"}, UnitDirectories()...)
 	var out []string
-	for _, dir := range dirs {
+	for _, dir := range dropInDirectories() {
 		for _, of := range []string{unit, template, "service"} {
 			files, err := filepath.Glob(r.path(filepath.Join(dir, of+".d", "*.conf")))
 			if err != nil {

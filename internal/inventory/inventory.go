@@ -71,7 +71,7 @@ func (p Place) survey() (*survey, error) {
 	for name, d := range p.declared(s.tree) {
 		s.at(name).declared = &d
 	}
-	runs, err := p.runs()
+	runs, err := p.Runs()
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +151,8 @@ func (p Place) declared(tree *source.Tree) map[string]declaration {
 	return out
 }
 
-// runs lists the directories of runs: the system's, and those of this user.
-func (p Place) runs() ([]state.Instance, error) {
+// Runs lists the directories of runs: the system's, and those of this user.
+func (p Place) Runs() ([]state.Instance, error) {
 	out, err := state.List(p.Root)
 	if err != nil || p.Root != "" {
 		return out, err

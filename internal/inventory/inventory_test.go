@@ -125,7 +125,7 @@ func TestEnding(t *testing.T) {
 		{3, 99, "core-dump", "was killed by signal 99 (core-dump)"},
 	} {
 		u := &systemd.Unit{Detail: systemd.Detail{ExitCode: c.code, ExitStatus: c.status, Result: c.result}}
-		if got := ending(u); got != c.want {
+		if got := Ending(u); got != c.want {
 			t.Errorf("%+v: %q", c, got)
 		}
 	}
@@ -160,7 +160,7 @@ func TestUserRuns(t *testing.T) {
 	if err := claim.Write(state.Record{Name: "web", ByHand: true, PlanDigest: one, Started: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	runs, err := Place{Getenv: func(name string) string { return map[string]string{"XDG_RUNTIME_DIR": dir}[name] }}.runs()
+	runs, err := Place{Getenv: func(name string) string { return map[string]string{"XDG_RUNTIME_DIR": dir}[name] }}.Runs()
 	if err != nil || len(runs) != 1 || runs[0].Service {
 		t.Fatalf("%+v, %v", runs, err)
 	}

@@ -135,7 +135,7 @@ func (st *Status) fromUnit(u *systemd.Unit) {
 	if u == nil || st.Unit == "" {
 		return
 	}
-	st.Detail, st.Pid, st.Ended = u, u.MainPID, ending(u)
+	st.Detail, st.Pid, st.Ended = u, u.MainPID, Ending(u)
 	// A unit is written by whoever may; what in it is no plan is none.
 	p, err := plan.Parse(u.SetCredential[rule.PlanName])
 	if err == nil && (st.Loaded == "" || st.Loaded == p.Digest.VM) {
@@ -188,8 +188,8 @@ const (
 	dumped = 3
 )
 
-// ending says in words how the main process of a service last ended.
-func ending(u *systemd.Unit) string {
+// Ending says in words how the main process of a service last ended.
+func Ending(u *systemd.Unit) string {
 	switch u.ExitCode {
 	case exited:
 		words := codes()[u.ExitStatus]

@@ -26,23 +26,14 @@ const window = 64
 // it had to read there is nothing but LoadState and ExecStart. Each comes once,
 // sorted by name, without Detail.
 func (c *Client) Units(pattern string, names []string) ([]Unit, error) {
-	var inMemory [][]any
-	call := c.manager().Call(manager+"ListUnitsByPatterns", 0, []string{}, []string{pattern})
-	if err := call.Store(&inMemory); err != nil {
-		return nil, fmt.Errorf("asking systemd for its units: %w", explain(err))
+	units, err := c.List(pattern)
+	if err != nil {
+		return nil, err
 	}
-	units := make([]Unit, 0, len(inMemory)+len(names))
-	for _, l := range inMemory {
-		u, err := fromList(l)
-		if err != nil {
-			return nil, err
-		}
-		units = append(units, u)
-	}
+	inMemory := len(units)
 	byName := func(a, b Unit) int { return strings.Compare(a.Name, b.Name) }
-	slices.SortFunc(units, byName)
 	for _, name := range names {
-		if _, found := slices.BinarySearchFunc(units[:len(inMemory)], Unit{Name: name}, byName); !found {
+		if _, found := slices.BinarySearchFunc(units[:inMemory], Unit{Name: name}, byName); !found {
 			units = append(units, Unit{Name: name, ActiveState: "inactive", SubState: "dead", Memory: -1})
 		}
 	}
@@ -82,6 +73,40 @@ func (c *Client) Units(pattern string, names []string) ([]Unit, error) {
 		return nil, err
 	}
 	return units, nil
+}
+
+// List returns the services that the manager has in memory and whose name
+// matches the pattern, sorted by name. It asks once: of each there is Name,
+// Description, LoadState, ActiveState and SubState.
+func (c *Client) List(pattern string) ([]Unit, error) {
+	var inMemory [][]any
+	call := c.manager().Call(manager+"ListUnitsByPatterns", 0, []string{}, []string{pattern})
+	if err := call.Store(&inMemory); err != nil {
+		return nil, fmt.Errorf("asking systemd for its units: %w", explain(err))
+	}
+	units := make([]Unit, 0, len(inMemory))
+	for _, l := range inMemory {
+		u, err := fromList(l)
+		if err != nil {
+			return nil, err
+		}
+		units = append(units, u)
+	}
+	slices.SortFunc(units, func(a, b Unit) int { return strings.Compare(a.Name, b.Name) })
+	return units, nil
+}
+
+// Ask fills in properties of units, by systemd's names for them.
+func (c *Client) Ask(units []*Unit, names ...string) error {
+	of := slices.DeleteFunc(properties(), func(p property) bool { return !slices.Contains(names, p.name) })
+	if len(of) != len(names) {
+		return fmt.Errorf("not all of %q are properties that can be asked for", names)
+	}
+	var questions []question
+	for _, u := range units {
+		questions = ask(questions, u, of)
+	}
+	return c.answer(questions)
 }
 
 // Unit returns all of one service. One that the manager does not find has the

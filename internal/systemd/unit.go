@@ -54,7 +54,7 @@ type Detail struct {
 	// ExitCode is how the last main process ended: 0 not yet, else CLD_EXITED
 	// (1), CLD_KILLED (2) or CLD_DUMPED (3); ExitStatus its exit code or signal.
 	ExitCode, ExitStatus int
-	Exited               time.Time
+	Started, Exited      time.Time // of the main process
 	// Restarts counts those of Restart=.
 	Restarts int
 	// SetCredential are the plain credentials that stand in the unit, by name.
@@ -106,6 +106,7 @@ func properties() []property {
 		{ofService, "Result", detail, to(func(u *Unit, v string) { u.Result = v })},
 		{ofService, "ExecMainCode", detail, to(func(u *Unit, v int32) { u.ExitCode = int(v) })},
 		{ofService, "ExecMainStatus", detail, to(func(u *Unit, v int32) { u.ExitStatus = int(v) })},
+		{ofService, "ExecMainStartTimestamp", detail, to(func(u *Unit, v uint64) { u.Started = moment(v) })},
 		{ofService, "ExecMainExitTimestamp", detail, to(func(u *Unit, v uint64) { u.Exited = moment(v) })},
 		{ofService, "NRestarts", detail, to(func(u *Unit, v uint32) { u.Restarts = int(v) })},
 		{ofService, "SetCredential", detail, setCredentials},

@@ -23,6 +23,7 @@ func order() [][]string {
 		{"internal/driver/all"},
 		{"internal/pipeline", "internal/emit", "internal/preflight"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
+		{"internal/verify"},
 		{"internal/cli"},
 		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
 		{"internal/testkit/*", "test/*"},
@@ -86,7 +87,7 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
@@ -99,7 +100,7 @@ func permits() map[string]exceptions {
 		},
 		"syscall": {
 			"internal/console": edges, "internal/credential": "owner of a file", "internal/inspect": "identity of a file", "internal/control/qmp": edges, "internal/process": edges,
-			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/inventory": "names of signals", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
+			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/inventory": "names of signals", "internal/verify": "when a file changed", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
 		},
 		"golang.org/x/sys/unix": {
 			"internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
@@ -107,7 +108,7 @@ func permits() map[string]exceptions {
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",
@@ -122,7 +123,7 @@ func permits() map[string]exceptions {
 			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/generator": "the names of all VMs", "internal/inventory": "the names of all VMs", "internal/gen": "the search path for the manual",
 		},
 		"internal/unitfile": {
-			"internal/explain": "words of command lines", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
+			"internal/explain": "words of command lines", "internal/verify": "what is loaded against what would be", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
 			"internal/driver/drivertest": "writes VMs as files",
 		},
 		"internal/secret": {

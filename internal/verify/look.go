@@ -1,0 +1,352 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/generator"
+	"github.com/ampoule-vm/ampoule/internal/hostfiles"
+	"github.com/ampoule-vm/ampoule/internal/inventory"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/preflight"
+	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/systemd"
+)
+
+// Place is where to look.
+type Place struct {
+	inventory.Place
+	// Program is the absolute path of ampoule, as the generator has it.
+	Program string
+}
+
+// survey is what is known of the host.
+type survey struct {
+	Place
+	generator *generator.Generator
+	host      hostfiles.Root
+	systemd   int // the version
+	root      bool
+	managed   bool
+	facts     map[string]*Facts
+}
+
+// Look gathers the facts of VMs: of those that are named, or of all. They come
+// sorted by name, with what there is to say of no VM. The error is an
+// inventory.UnknownError for a name that nothing has.
+func Look(ctx context.Context, p Place, names []string) ([]*Facts, diag.List, error) {
+	s := &survey{Place: p, host: hostfiles.Root(p.Root), root: os.Geteuid() == 0, facts: map[string]*Facts{}}
+	s.systemd = s.host.SystemdVersion()
+	s.generator = generator.New(generator.Input{
+		Root: p.Root, Dirs: p.Dirs, Drivers: p.Drivers, Program: p.Program, Running: generator.Running(p.Root), Last: generator.LastGood(p.Root),
+	})
+	if err := s.collect(ctx, names); err != nil {
+		return nil, nil, err
+	}
+	out := make([]*Facts, 0, len(s.facts))
+	for _, f := range s.facts {
+		if !f.nothing() {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Facts) int { return strings.Compare(a.Name, b.Name) })
+	if err := s.known(names); err != nil {
+		return nil, nil, err
+	}
+	notes := s.generator.Notes()
+	if len(names) > 0 {
+		notes = nil
+	}
+	return out, notes, nil
+}
+
+// nothing: there is no such VM.
+func (f *Facts) nothing() bool {
+	return f.Made == "" && f.Fragment == "" && !f.runs() && len(f.DropIns) == 0 && (f.Unit == nil || f.Unit.LoadState == "not-found")
+}
+
+// known refuses names that nothing has.
+func (s *survey) known(names []string) error {
+	for _, name := range names {
+		if f := s.facts[name]; f == nil || f.nothing() {
+			return &inventory.UnknownError{Name: name, Near: diag.Nearest(name, s.generator.VMs())}
+		}
+	}
+	return nil
+}
+
+// at returns the facts of a VM; nil for one that nobody asks about.
+func (s *survey) at(name string, wanted []string) *Facts {
+	if len(wanted) > 0 && !slices.Contains(wanted, name) {
+		return nil
+	}
+	f := s.facts[name]
+	if f == nil {
+		f = &Facts{Name: name, Root: s.root, Managed: s.managed}
+		s.facts[name] = f
+	}
+	return f
+}
+
+func (s *survey) collect(ctx context.Context, names []string) error {
+	var client *systemd.Client
+	if s.Root == "" {
+		var err error
+		client, err = systemd.Connect(ctx)
+		if err != nil && !errors.Is(err, systemd.ErrAbsent) {
+			return err
+		}
+		if client != nil {
+			s.managed = true
+			defer client.Close()
+		}
+	}
+	s.files(names)
+	if err := s.runs(names); err != nil {
+		return err
+	}
+	s.leftOver(names)
+	s.dropIns(names)
+	if client != nil {
+		if err := s.units(client); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.facts {
+		s.processes(ctx, f)
+	}
+	return nil
+}
+
+// files asks the generator what it would make now, and compares.
+func (s *survey) files(names []string) {
+	vms := s.generator.VMs()
+	if len(names) > 0 {
+		vms = slices.DeleteFunc(slices.Clone(vms), func(vm string) bool { return !slices.Contains(names, vm) })
+	}
+	for _, vm := range vms {
+		s.at(vm, nil)
+	}
+	var mu sync.Mutex
+	s.generator.Each(vms, nil, func(_ int, u generator.Unit) {
+		mu.Lock()
+		f := s.facts[u.VM]
+		mu.Unlock()
+		f.Made, f.Problems, f.Files = u.State, u.Problems, u.Files
+		f.Masked = u.State == generator.Masked
+		if u.State == generator.Gone {
+			f.Masked = slices.ContainsFunc(u.Problems, func(p diag.Problem) bool { return isMask(filepath.Join(s.Root, p.Origin.File)) })
+		}
+		if f.Files != nil {
+			f.Files.JSON = nil // memory of the generator's
+		}
+		s.change(f, u)
+	})
+}
+
+func isMask(path string) bool {
+	target, err := os.Readlink(path)
+	return err == nil && target == os.DevNull
+}
+
+// fragment is where the generator's unit of a VM lies.
+func (s *survey) fragment(unit string) string {
+	return filepath.Join(s.Root, generator.Directory, unit)
+}
+
+// change compares the unit that the generator would write with the one that the
+// last daemon-reload brought.
+func (s *survey) change(f *Facts, u generator.Unit) {
+	if u.State == generator.Hidden {
+		return
+	}
+	path := s.fragment(u.Name)
+	loaded, err := os.ReadFile(path)
+	switch {
+	case isMask(path) && u.State == generator.Masked:
+		f.Fragment = path
+		return
+	case err != nil || len(loaded) == 0:
+		f.Change.Added = u.State == generator.Made || u.State == generator.Failing
+		f.Change.Removed = u.State == generator.Masked && err == nil
+		return
+	case u.State == generator.Masked:
+		f.Fragment, f.Change.Removed = path, true
+		return
+	}
+	f.Fragment = path
+	if u.State == generator.Kept || u.State == generator.Gone {
+		return // it goes on as it was
+	}
+	f.Change = changeOf(loaded, u.Text, s.systemd)
+	for _, l := range u.Symlinks() {
+		if target, err := os.Readlink(filepath.Join(s.Root, generator.Directory, l.Path)); err != nil || target != l.Target {
+			f.Change.Lines = append(f.Change.Lines, "Install ("+l.Path+")")
+			f.Change.Touched = false
+		}
+	}
+}
+
+// leftOver finds units of the last daemon-reload whose VM is not there any more.
+func (s *survey) leftOver(names []string) {
+	entries, err := os.ReadDir(s.fragment(""))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), "microvm@")
+		name, ok2 := strings.CutSuffix(name, ".service")
+		if !ok || !ok2 || spec.CheckName(name) != nil || s.facts[name] != nil && s.facts[name].Made != "" {
+			continue
+		}
+		if f := s.at(name, names); f != nil {
+			f.Fragment = s.fragment(e.Name())
+			f.Change.Removed = true
+		}
+	}
+}
+
+// runs takes what the directories of runs say.
+func (s *survey) runs(names []string) error {
+	runs, err := s.Runs()
+	if err != nil {
+		return err
+	}
+	for i := range runs {
+		if f := s.at(runs[i].Name, names); f != nil && (f.Run == nil || !f.Run.Running) {
+			f.Run = &runs[i]
+		}
+	}
+	return nil
+}
+
+// units asks the service manager: once for all, and about each that does
+// something or has drop-ins.
+func (s *survey) units(client *systemd.Client) error {
+	units, err := client.List(spec.UnitName("*"))
+	if err != nil {
+		return err
+	}
+	var loaded, busy, failed, changed []*systemd.Unit
+	for i := range units {
+		u := &units[i]
+		f := s.facts[vmOf(u.Name)]
+		if f == nil {
+			continue
+		}
+		f.Unit = u
+		loaded = append(loaded, u)
+		if f.up() {
+			busy = append(busy, u)
+		}
+		if u.ActiveState == "failed" || strings.HasPrefix(u.SubState, "auto-restart") {
+			failed = append(failed, u)
+		}
+		if len(f.DropIns) > 0 {
+			changed = append(changed, u)
+		}
+	}
+	for _, q := range []struct {
+		units []*systemd.Unit
+		names []string
+	}{
+		{loaded, []string{"DropInPaths"}}, {busy, []string{"MainPID", "InvocationID", "StatusText", "ExecStart", "ExecMainStartTimestamp"}},
+		{failed, []string{"Result", "ExecMainCode", "ExecMainStatus"}}, {changed, []string{"ExecStart", "SetCredential"}},
+	} {
+		if err := client.Ask(q.units, q.names...); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.facts {
+		s.gone(f)
+		if err := custom(client, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vmOf is the VM of a unit's name.
+func vmOf(unit string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(unit, "microvm@"), ".service")
+}
+
+// custom finds the service of a VM that runs in a unit of another name.
+func custom(client *systemd.Client, f *Facts) error {
+	if f.Run == nil || !f.Run.Running || !f.Run.Service || f.Run.Pid == 0 || f.up() {
+		return nil
+	}
+	name, err := client.UnitOfPID(f.Run.Pid)
+	if err != nil || !strings.HasSuffix(name, ".service") {
+		return nil // it has just ended, or is in no service after all
+	}
+	u, err := client.Unit(name)
+	if err == nil && u.MainPID == f.Run.Pid {
+		f.Unit = &u
+	}
+	return err
+}
+
+// processes looks at what runs, and at the sources of its credentials.
+func (s *survey) processes(ctx context.Context, f *Facts) {
+	if s.Root != "" {
+		return
+	}
+	if !f.runs() {
+		if p := f.declaredPlan(); p != nil {
+			_, f.Sources = credential.Compare(ctx, requests(p), credential.HostEnv(unitOf(f.Name), ""), "")
+		}
+		return
+	}
+	pid := 0
+	if f.up() {
+		pid = f.Unit.MainPID
+	}
+	if pid == 0 && f.Run != nil {
+		pid = f.Run.Pid
+	}
+	rec := f.record()
+	if pid != 0 {
+		f.Process = lookAt(pid, rec)
+	}
+	f.Replaced = replacedSince(rec)
+	held := ""
+	if f.up() {
+		held = filepath.Join("/run/credentials", f.Unit.Name)
+		f.Plan = planIn(held)
+		if f.Plan == nil || !s.root {
+			held = ""
+		}
+	}
+	if p := f.Plan; p != nil || f.declaredPlan() != nil {
+		if p == nil {
+			p = f.declaredPlan()
+		}
+		f.Compared, f.Sources = credential.Compare(ctx, requests(p), credential.HostEnv(f.unitName(), ""), held)
+	}
+}
+
+// planIn reads the plan that a service was started with.
+func planIn(credentials string) *plan.Plan {
+	data, err := os.ReadFile(filepath.Join(credentials, rule.PlanName))
+	if err != nil {
+		return nil
+	}
+	p, err := plan.Parse(data)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+func requests(p *plan.Plan) []credential.Request {
+	return preflight.Requests(p, slices.Concat(p.VM.Credentials, p.Unit.Credentials))
+}

@@ -11,8 +11,9 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
-// credentials judges what was delivered, and the sources as they are now.
-func (f *Facts) credentials(j judge) {
+// credentials judges what was delivered, and the sources as they are now. Where
+// an earlier link is broken, that nobody delivers can follow from it.
+func (f *Facts) credentials(j judge, broken bool) {
 	f.open(j)
 	if !f.runs() {
 		for _, p := range f.Sources {
@@ -30,6 +31,10 @@ func (f *Facts) credentials(j judge) {
 		return
 	}
 	if f.up() && f.ownWay(rec) {
+		if broken {
+			j.unseen("no record tells what was delivered")
+			return
+		}
 		f.undelivered(j)
 		return
 	}
@@ -97,7 +102,7 @@ func (f *Facts) undelivered(j judge) {
 	} else if f.Process != nil && len(f.Process.Argv) > 0 {
 		who = f.Process.Argv[0]
 	}
-	j.found(Undelivered, Cure{Line: fmt.Sprintf("let %s end in: exec ampoule boot", who)},
+	j.found(Undelivered, Cure{Line: fmt.Sprintf("let %s end in: exec ampoule boot; then systemctl restart %s", who, f.unitName())},
 		fmt.Sprintf("not delivered through Ampoule: %s (%s) has not called ampoule boot since this start; what it did with %s is not known", who, at, f.names()))
 }
 

@@ -177,7 +177,7 @@ func Judge(f *Facts) Chain {
 		case Running:
 			f.running(j, c.Broken() != "")
 		case Credentials:
-			f.credentials(j)
+			f.credentials(j, c.Broken() != "")
 		case Guest:
 			f.guest(j)
 		}

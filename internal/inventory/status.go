@@ -31,6 +31,8 @@ type Status struct {
 	// Plans are the one that runs, the one that is loaded and the one that the
 	// files come to now.
 	Plans Plans
+	// Contents are the same plans in whole, with their origins.
+	Contents Contents
 	// Plan is the loaded one, or that of the files where none is loaded; nil:
 	// neither can be had.
 	Plan *plan.Plan
@@ -52,6 +54,9 @@ type Status struct {
 
 // Plans are the three of a VM; a zero one is absent or not known.
 type Plans struct{ Runs, Loaded, Files plan.Digest }
+
+// Contents are the three plans of a VM; a nil one is absent or not known.
+type Contents struct{ Runs, Loaded, Files *plan.Plan }
 
 // Difference says in words what differs between two plans; empty: nothing. A
 // digest that is not known differs in nothing.
@@ -113,6 +118,7 @@ func Look(ctx context.Context, p Place, name string) (*Status, error) {
 	st.Plans.Runs.VM, st.Plans.Loaded.VM = vm.Runs, vm.Loaded
 	st.fromUnit(f.unit)
 	st.fromRun(p, f.run)
+	st.runningPlan(f, p.Root)
 	st.FileMasked = f.declared != nil && f.declared.masked
 	s.fromFiles(st)
 	return st, nil
@@ -139,7 +145,7 @@ func (st *Status) fromUnit(u *systemd.Unit) {
 	// A unit is written by whoever may; what in it is no plan is none.
 	p, err := plan.Parse(u.SetCredential[rule.PlanName])
 	if err == nil && (st.Loaded == "" || st.Loaded == p.Digest.VM) {
-		st.Plan, st.Plans.Loaded = p, p.Digest
+		st.Plan, st.Contents.Loaded, st.Plans.Loaded = p, p, p.Digest
 	}
 	if text := string(u.SetCredential[rule.ProblemsName]); refuses(u) || strings.Contains(u.Description, emit.KeptWords) {
 		st.Refused = slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return line == "" })
@@ -175,7 +181,7 @@ func (s *survey) fromFiles(st *Status) {
 	if res.Plan == nil {
 		return
 	}
-	st.Plans.Files = res.Plan.Digest
+	st.Plans.Files, st.Contents.Files = res.Plan.Digest, res.Plan
 	if st.Plan == nil {
 		st.Plan = res.Plan
 	}

@@ -2,6 +2,7 @@ package run
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/console"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
 // fakeHypervisor is what TestMain becomes: it speaks QMP as QEMU 7.2 does and
@@ -201,6 +204,10 @@ func TestMuteHypervisor(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	pids := children(t)
+	// What is being started is there to be read, although no guest runs yet.
+	if text, err := state.ReadPlan(tr.env["RUNTIME_DIRECTORY"], plan.MaxBytes); err != nil || !bytes.Equal(text, tr.options.Plan.JSON()) {
+		t.Errorf("the plan that is kept: %s, %v", text, err)
+	}
 	if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}

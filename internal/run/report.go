@@ -94,6 +94,17 @@ func (r *runner) writeRecord(rec state.Record) {
 	}
 }
 
+// keepPlan lets others see what runs. Without it they see less, and that is no
+// reason to start nothing.
+func (r *runner) keepPlan() {
+	if r.claim == nil {
+		return
+	}
+	if err := r.claim.WritePlan(r.Plan.JSON()); err != nil {
+		r.warn("the plan of the run cannot be kept: %v", err)
+	}
+}
+
 // message is what travels between ampoule boot and ampoule run, one packet of
 // JSON each.
 type message struct {

@@ -166,6 +166,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 		File: r.Plan.Origin(plan.Whole).File, PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(s.creds),
 		Phase: state.Booting, Started: wholeSecond(),
 	}
+	r.keepPlan()
 	if r.Plan.VM.Runner != "" && !supervised {
 		if why := early.end(); why != "" {
 			return stoppedEarly(why)

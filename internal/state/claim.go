@@ -24,6 +24,8 @@ const (
 	lockName   = "lock"
 	recordName = "run.json"
 	newRecord  = ".run.json.new"
+	planName   = "plan.json"
+	newPlan    = ".plan.json.new"
 	// ConsoleName is the socket of the console.
 	ConsoleName = "console"
 )
@@ -181,26 +183,35 @@ func (c *Claim) Dir() string { return c.dir }
 
 // Write replaces the record, whole or not at all.
 func (c *Claim) Write(rec Record) error {
-	if c.dir == "" {
-		return nil
-	}
 	data, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
 		return err
 	}
+	return c.replace(newRecord, recordName, append(data, '\n'))
+}
+
+// WritePlan keeps the plan that is carried out, whole or not at all: nobody else
+// may have it.
+func (c *Claim) WritePlan(text []byte) error { return c.replace(newPlan, planName, text) }
+
+// replace writes a file under another name and gives it its own.
+func (c *Claim) replace(temporary, name string, data []byte) error {
+	if c.dir == "" {
+		return nil
+	}
 	// The lock is ours, so one name will do, and what a killed predecessor
 	// left there is overwritten.
-	path := filepath.Join(c.dir, newRecord)
+	path := filepath.Join(c.dir, temporary)
 	tmp, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(append(data, '\n'))
+	_, err = tmp.Write(data)
 	if closeErr := tmp.Close(); err == nil {
 		err = closeErr
 	}
 	if err == nil {
-		err = os.Rename(path, filepath.Join(c.dir, recordName))
+		err = os.Rename(path, filepath.Join(c.dir, name))
 	}
 	if err != nil {
 		_ = os.Remove(path)
@@ -210,12 +221,12 @@ func (c *Claim) Write(rec Record) error {
 
 // removeFiles removes what is not the lock.
 func (c *Claim) removeFiles() {
-	for _, name := range []string{newRecord, recordName, ConsoleName} {
+	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName} {
 		_ = os.Remove(filepath.Join(c.dir, name))
 	}
 }
 
-// Release removes what Take and Write made, the lock file last and while it is
+// Release removes what Take, Write and WritePlan made, the lock file last and while it is
 // still locked, so that a successor never meets a half-removed record.
 func (c *Claim) Release() {
 	if c.dir == "" {

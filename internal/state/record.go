@@ -85,19 +85,22 @@ const maxRecord = 8 << 20
 // only a regular file of a sane size is read, and nothing in its text can move
 // a terminal's cursor.
 func Read(dir string) (Record, error) {
-	f, err := openRegular(filepath.Join(dir, recordName))
+	data, err := ReadRegular(filepath.Join(dir, recordName), maxRecord)
 	if err != nil {
 		return Record{}, fmt.Errorf("reading the record of the run: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
-	if err != nil {
-		return Record{}, fmt.Errorf("reading the record of the run: %w", err)
-	}
-	if len(data) > maxRecord {
-		return Record{}, fmt.Errorf("reading the record of the run: it is larger than %d bytes", maxRecord)
 	}
 	return parse(data)
+}
+
+// ReadPlan returns the text of the plan in a VM's runtime directory, of at most
+// so many bytes. The error is os.ErrNotExist where there is none. The VM's user
+// may have written it: whoever parses it makes sure which plan it is.
+func ReadPlan(dir string, most int) ([]byte, error) {
+	data, err := ReadRegular(filepath.Join(dir, planName), most)
+	if err != nil {
+		return nil, fmt.Errorf("reading the plan of the run: %w", err)
+	}
+	return data, nil
 }
 
 // parse never repeats the input in its errors.
@@ -144,6 +147,25 @@ func printable(s string) string {
 
 // errNotRegular: something else than a file lies where one should.
 var errNotRegular = errors.New("this is not a regular file")
+
+// ReadRegular reads a file that somebody may have put there to harm whoever
+// reads it: it follows no link at the end of the path, waits for nobody, and
+// refuses what is larger than most bytes.
+func ReadRegular(path string, most int) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > most {
+		return nil, fmt.Errorf("it is larger than %d bytes", most)
+	}
+	return data, nil
+}
 
 // openRegular opens a file for reading without following a link at its end, and
 // without waiting for the other side of a FIFO.

@@ -59,14 +59,29 @@ func TestClaim(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(d.Runtime, recordName)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
+	if err := first.WritePlan([]byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := ReadPlan(d.Runtime, 2); err != nil || string(text) != "{}" {
+		t.Errorf("%s, %v", text, err)
+	}
+	if _, err := ReadPlan(d.Runtime, 1); err == nil || !strings.Contains(err.Error(), "larger than 1 byte") {
+		t.Error(err)
+	}
+	if info, err := os.Stat(filepath.Join(d.Runtime, planName)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
 	first.Release()
+	if _, err := ReadPlan(d.Runtime, 2); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
 	if _, err := os.Stat(d.Runtime); !os.IsNotExist(err) {
 		t.Error("the directory is left")
 	}
 	// One that a service manager made stays, empty.
 	given := Directories{Runtime: t.TempDir(), Given: true}
 	// What a killed predecessor left is in nobody's way.
-	for _, name := range []string{lockName, recordName, newRecord} {
+	for _, name := range []string{lockName, recordName, newRecord, planName, newPlan} {
 		if err := os.WriteFile(filepath.Join(given.Runtime, name), []byte("stale"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +99,7 @@ func TestClaim(t *testing.T) {
 	}
 	// Nowhere to keep anything: that is no error.
 	r, err = Take(Directories{})
-	if err != nil || r.Write(Record{}) != nil {
+	if err != nil || r.Write(Record{}) != nil || r.WritePlan(nil) != nil {
 		t.Error(err)
 	}
 	r.Release()

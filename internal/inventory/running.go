@@ -1,0 +1,49 @@
+package inventory
+
+import (
+	"path/filepath"
+
+	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/state"
+)
+
+// credentialsRoot is where the service manager has the credentials of running
+// services.
+const credentialsRoot = "/run/credentials"
+
+// runningPlan finds the plan that runs, whole.
+//
+// Of a service it is the one that its unit was started with, which the service
+// manager keeps where nobody else can write. What the run itself left counts
+// where that cannot be had, if it is the plan that the record names; and always
+// for a VM by hand, whose word is its user's own. A process that says it runs
+// another plan than its unit has leaves it unknown.
+func (st *Status) runningPlan(f *facts, root string) {
+	if !st.Running {
+		return
+	}
+	if !st.ByHand && f.unit != nil {
+		dir := filepath.Join("/", root, credentialsRoot, f.unit.Name)
+		if text, err := state.ReadRegular(filepath.Join(dir, rule.PlanName), plan.MaxBytes); err == nil {
+			st.takeRunning(text, st.Plans.Runs)
+			return
+		}
+	}
+	if st.Record == nil {
+		return
+	}
+	if text, err := state.ReadPlan(f.run.Dir, plan.MaxBytes); err == nil {
+		st.takeRunning(text, plan.Digest{VM: st.Record.PlanDigest, Unit: st.Record.UnitDigest})
+	}
+}
+
+// takeRunning takes a plan unless it is of another VM or has another digest than
+// is known.
+func (st *Status) takeRunning(text []byte, known plan.Digest) {
+	p, err := plan.Parse(text)
+	if err != nil || p.VM.Name != st.Name || Difference(p.Digest, known) != "" {
+		return
+	}
+	st.Contents.Runs, st.Plans.Runs = p, p.Digest
+}

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,19 +51,23 @@ func whole() *Facts {
 
 var at = diag.Origin{File: "/etc/systemd/system/microvm@web.service.d/x.conf", Line: 2}
 
-// TestJudge: each fact that breaks a link breaks that one, with a cure, and
-// what breaks nothing is at most a note.
-func TestJudge(t *testing.T) {
-	idle := func(f *Facts) {
-		f.Unit.ActiveState, f.Unit.SubState, f.Run, f.Process, f.Plan, f.Compared = "inactive", "dead", nil, nil, nil, nil
-	}
-	for _, c := range []struct {
-		name  string
-		facts func(f *Facts)
-		// want is the link and the kind of the one finding, cure a part of its
-		// cure, note one of the only note. Empty: there is none.
-		want, cure, note string
-	}{
+// judged is a case of TestJudge.
+type judged struct {
+	name  string
+	facts func(f *Facts)
+	// want is the link and the kind of the one finding, cure a part of its cure,
+	// note one of the only note. Empty: there is none.
+	want, cure, note string
+}
+
+// idle stops the VM.
+func idle(f *Facts) {
+	f.Unit.ActiveState, f.Unit.SubState, f.Run, f.Process, f.Plan, f.Compared = "inactive", "dead", nil, nil, nil, nil
+}
+
+// changes are of files, and of drop-ins of systemd's.
+func changes() []judged {
+	return []judged{
 		{"nothing", func(*Facts) {}, "", "", ""},
 		{"edited", func(f *Facts) { f.Change = Change{Lines: []string{"Memory"}, VM: true} }, "loaded reload-due", "systemctl daemon-reload && systemctl restart microvm@web.service", ""},
 		{"edited, no restart", func(f *Facts) { f.Change = Change{Lines: []string{"Unit.After"}} }, "loaded reload-due", "systemctl daemon-reload", ""},
@@ -94,6 +99,12 @@ func TestJudge(t *testing.T) {
 		{"credential replaced", func(f *Facts) {
 			f.DropIns = []DropIn{{Path: at.File, Replaces: []Assignment{{at, "LoadCredential", "KEY"}}}}
 		}, "loaded credential-replaced", "[MicroVM] of web.microvm.d", ""},
+	}
+}
+
+// places are where files are, and are not.
+func places() []judged {
+	return []judged{
 		{"hidden", func(f *Facts) {
 			f.Made, f.Fragment = generator.Hidden, ""
 			f.Problems = diag.List{{Origin: diag.Origin{File: "/etc/ampoule/web.microvm", Line: 1}, What: "microvm@web.service is provided by /etc/systemd/system/microvm@web.service, and is left as it is"}}
@@ -114,6 +125,12 @@ func TestJudge(t *testing.T) {
 		{"masked while it runs", func(f *Facts) { f.Made, f.Masked, f.Files = generator.Gone, true, nil }, "", "", "masked and runs on"},
 		{"masked", func(f *Facts) { idle(f); f.Made, f.Masked, f.Files = generator.Masked, true, nil }, "", "", "is masked"},
 		{"masked in systemd", func(f *Facts) { idle(f); f.Unit.LoadState = "masked" }, "", "", "masked in systemd"},
+	}
+}
+
+// runs are what becomes of a VM that runs, and of its credentials.
+func runs() []judged {
+	return []judged{
 		{"hypervisor upgraded", func(f *Facts) { f.Process.HypervisorReplaced = true }, "running hypervisor-replaced", "systemctl restart microvm@web.service", ""},
 		{"ampoule upgraded", func(f *Facts) { f.Process.Replaced = true }, "", "", "ampoule was replaced"},
 		{"kernel replaced", func(f *Facts) { f.Replaced = []state.File{{Role: state.KernelFile, Path: "/k"}} }, "running file-replaced", "systemctl restart", ""},
@@ -145,7 +162,13 @@ func TestJudge(t *testing.T) {
 			f.Plan, f.Run.Record.Channel, f.Run.Record.Phase = planOf(one, "/usr/local/bin/run-web"), "", state.Booting
 		}, "", "", ""},
 		{"by hand", func(f *Facts) { idle(f); f.Run = whole().Run; f.Run.Service = false }, "", "", "started by hand"},
-	} {
+	}
+}
+
+// TestJudge: each fact that breaks a link breaks that one, with a cure, and
+// what breaks nothing is at most a note.
+func TestJudge(t *testing.T) {
+	for _, c := range slices.Concat(changes(), places(), runs()) {
 		t.Run(c.name, func(t *testing.T) {
 			f := whole()
 			c.facts(f)

@@ -84,8 +84,8 @@ func (f *Facts) reloadDue(j judge) {
 			return
 		}
 	}
-	if !c.Any() {
-		return
+	if !c.Any() || c.Removed && f.Masked && f.up() {
+		return // a VM that runs keeps its unit, as only root can see
 	}
 	cure := Cure{Command: reload}
 	if f.up() && !c.Removed && (c.VM || c.Restart) {

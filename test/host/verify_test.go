@@ -258,11 +258,11 @@ func brokenRunner(h *host) {
 func unbrokenThings(h *host) {
 	h.Helper()
 	h.sh("echo '# a comment' >>" + webFile)
-	h.noted("web", "come to the same unit")
+	h.noted("web", "")
 	h.sh("sed -i '1i# one more line' " + webFile + "; touch -d '+1 year' " + webFile)
 	h.noted("web", "come to the same unit")
 	h.file("/etc/ampoule/web.microvm.d/10.conf", "[MicroVM]\nMemory=999M\n")
-	h.file("/etc/ampoule/web.microvm.d/20.conf", "[MicroVM]\nMemory=490M\n")
+	h.file("/etc/ampoule/web.microvm.d/20.conf", "[MicroVM]\nMemory=512M\n")
 	h.noted("web", "web.microvm.d/10.conf:2: Memory= does not count: shadowed by /etc/ampoule/web.microvm.d/20.conf:2")
 	h.sh("systemctl daemon-reload")
 	h.noted("web", "web.microvm.d/10.conf:2: Memory= does not count: shadowed by /etc/ampoule/web.microvm.d/20.conf:2")

@@ -80,6 +80,15 @@ func checkCommand(s Streams) *cobra.Command {
 // files have some, the rest of them is judged all the same.
 func judge(ctx context.Context, s Streams, res pipeline.Result) diag.List {
 	problems := res.Problems
+	if res.Plan != nil {
+		// What would be read at the start is looked at as it is now.
+		p, wrong := pipeline.AtStart(res.Plan, all.Drivers())
+		if problems = append(problems, wrong...); p != nil {
+			res.Draft = p
+		} else {
+			res.Draft = nil
+		}
+	}
 	if res.Draft != nil {
 		d := driver.Find(all.Drivers(), res.Draft.VM.Hypervisor)
 		problems = append(problems, run.Check(ctx, run.Options{Plan: res.Draft, Driver: d, Host: host.Local(), Getenv: os.Getenv, Messages: console.NewMessages(s.Err)})...)

@@ -70,6 +70,9 @@ func unitText(res pipeline.Result) ([]byte, error) {
 		return nil, err
 	}
 	source := emit.UnitSource{Plan: res.Draft, Resolved: res.Resolved, Main: res.Source.Fragment, Program: program}
+	if res.Image != nil {
+		source.Files = append(source.Files, res.Image.Path)
+	}
 	for _, f := range res.Source.Files {
 		path, err := filepath.Abs(f.Path)
 		if err != nil {

@@ -198,12 +198,18 @@ func carryOut(ctx context.Context, s Streams, p *plan.Plan, control string) erro
 	if ctx == nil {
 		ctx = context.Background()
 	}
+	frozen := p.Digest
+	p, problems := pipeline.AtStart(p, all.Drivers())
+	printProblems(s, problems)
+	if p == nil {
+		return exitError(run.ExitBadInput)
+	}
 	d := driver.Find(all.Drivers(), p.VM.Hypervisor)
 	if d == nil {
 		return fmt.Errorf("the plan names the hypervisor %q, which this version of Ampoule does not have", p.VM.Hypervisor)
 	}
 	out := run.Run(ctx, run.Options{
-		Plan: p, Driver: d, Host: host.Local(), Getenv: os.Getenv,
+		Plan: p, Frozen: frozen, Driver: d, Host: host.Local(), Getenv: os.Getenv,
 		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err), Control: control,
 		// From now on there is little to do, and to hand it from one thread to
 		// another takes processor time from the guest (docs/measured.md).

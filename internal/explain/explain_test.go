@@ -125,7 +125,7 @@ func TestEveryField(t *testing.T) {
 // others are values that differ from those of full, and from the defaults.
 func others() map[string]string {
 	return map[string]string{
-		"Hypervisor": "", "HypervisorPath": "/opt/other", "HypervisorArgs": "-device nec-usb-xhci", "Accelerator": "kvm", "Machine": "microvm",
+		"Image": "/nowhere/image", "Hypervisor": "", "HypervisorPath": "/opt/other", "HypervisorArgs": "-device nec-usb-xhci", "Accelerator": "kvm", "Machine": "microvm",
 		"VCPU": "3", "Memory": "2G", "Kernel": "/boot/other", "Initrd": "/boot/other.img", "KernelCommandLine": "debug",
 		"MachineID": "11111111111111111111111111111111", "GuestSystemd": "257", "Disk": "other.raw:size=1M", "Console": "none", "Readiness": "console:^other",
 		"CredentialChannel": "fw_cfg", "Runner": "/opt/other-runner", "LoadCredential": "KEY:/run/secrets/other",

@@ -35,6 +35,7 @@ func fieldOrigins() []origin {
 		{"vm.name", nil, "the name of the VM's file"},
 		{"vm.architecture", nil, "that of the host"},
 		{"vm.hypervisor", []string{"Hypervisor"}, ""},
+		{"vm.image", []string{"Image"}, ""},
 		{"vm.binary", []string{"HypervisorPath", "Hypervisor"}, ""},
 		{"vm.machine", []string{"Machine"}, ""},
 		{"vm.vcpu", []string{"VCPU"}, ""},
@@ -116,6 +117,10 @@ func (x *Explainer) planFields() []Field {
 			return // where something comes from comes from nowhere
 		case lastOf(path) == "value" && strings.Contains(path, "credentials["):
 			value = diag.Elided // not secret, and long
+		case lastOf(path) == "value" && isWithin(path, "vm.image.lines"):
+			_, i := element(path)
+			l := x.res.Draft.VM.Image.Lines[i]
+			value = spec.Show(unitfile.Assignment{Section: spec.Section, Key: l.Key, Value: l.Value})
 		}
 		out = append(out, Field{Where: path, Value: value, Causes: x.causes(origins, path)})
 	})
@@ -176,6 +181,8 @@ func (x *Explainer) causes(origins []origin, path string) []Cause {
 	switch head, i := element(path); head {
 	case "vm.channels":
 		keys = channelKeys(lastOf(path))
+	case "vm.image.lines":
+		return append(x.keys([]string{"Image"}, ""), x.line(p.VM.Image.Lines[i].From)...)
 	case "vm.disks":
 		return x.line(p.VM.Disks[i].From)
 	case "vm.credentials":

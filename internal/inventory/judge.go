@@ -204,9 +204,14 @@ func (f *facts) remark(vm *VM, u *systemd.Unit) {
 	add(!vm.Declared && u != nil, NotDeclared)
 	add(masked && vm.State != Masked, UnitMasked)
 	add(vm.Running && u != nil && (refuses(u) || f.tells(emit.KeptWords)), FilesBroken)
-	add(vm.Running && !vm.ByHand && vm.Runs != "" && vm.Loaded != "" && vm.Runs != vm.Loaded, OtherPlan)
+	add(vm.Running && !vm.ByHand && vm.Runs != "" && vm.Loaded != "" && vm.Runs != vm.Loaded && !f.merged(vm.Loaded), OtherPlan)
 	add(vm.ReloadDue && u != nil, FilesChanged)
 	add(u != nil && u.Name != spec.UnitName(vm.Name) && isUp(u) && spec.CheckName(vm.Name) == nil, "as "+vm.Unit)
+}
+
+// merged: what runs waited for its image, and came to the plan of that digest.
+func (f *facts) merged(digest string) bool {
+	return f.run != nil && f.run.Record != nil && f.run.Record.Merged == digest
 }
 
 // isUp: anything of the service may be running.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +53,12 @@ func (tr trial) account(before, after *loaded) (outcome, string) {
 		}
 		return because(hidden, why)
 	}
+	if file == ownImage && after.res.Resolved != nil && !after.names(path.Dir(ownImage)) {
+		if before.runs != after.runs && tr.old == nil && !before.names(path.Dir(ownImage)) {
+			return lost, "it stands in an image that is not the VM's, and yet changes what runs"
+		}
+		return hidden, ""
+	}
 	if after.res.Plan == nil {
 		switch {
 		case after.refuses(file, line, tr.target):
@@ -101,11 +108,23 @@ func because(o outcome, why string) (outcome, string) {
 func (l *loaded) unlisted() string {
 	for _, f := range l.files {
 		read := slices.ContainsFunc(l.res.Source.Files, func(s source.File) bool { return s.Path == f.path })
+		if f.path == ownImage {
+			// Another Image= is the line that tells.
+			read = l.res.Image != nil && l.res.Image.Path == ownImage || !l.names(path.Dir(ownImage))
+		}
 		if is, _ := l.hides(f.path); !read && !is && !f.masked && f.path != commandLine {
 			return "nobody says what became of " + f.path
 		}
 	}
 	return ""
+}
+
+// names reports whether an image is the VM's.
+func (l *loaded) names(image string) bool {
+	for e := range l.res.Resolved.Group(spec.Section, "Image").Live() {
+		return e.Value == image
+	}
+	return false
 }
 
 // hides reports whether a file is one that does not count, and what is wrong
@@ -229,6 +248,9 @@ func elementOf(value string) string {
 // reads reports whether one line is read before another.
 func (l *loaded) reads(first, then diag.Origin) bool {
 	rank := func(o diag.Origin) int {
+		if o.File == ownImage {
+			return -1
+		}
 		for i, f := range l.res.Source.Files {
 			if f.Path == o.File {
 				return i
@@ -273,6 +295,9 @@ func (l *loaded) overruled() string {
 	return ""
 }
 
+// waits: what the line clears may be in the image, which is not there yet.
+func waits(l *loaded) bool { return l.res.Plan.VM.Image != nil && l.res.Plan.VM.Image.AtStart }
+
 // cleared judges an empty assignment.
 func (tr trial) cleared(after *loaded, e *layer.Entry, g *layer.Group, same bool) (outcome, string) {
 	if tr.target.value != "" {
@@ -294,7 +319,7 @@ func (tr trial) cleared(after *loaded, e *layer.Entry, g *layer.Group, same bool
 		return clears, ""
 	case same || tr.old != nil:
 		return nothing, ""
-	case tr.target.section != spec.Section:
+	case tr.target.section != spec.Section, waits(after) && spec.InImage(tr.target.key):
 		return changes, "" // the line itself stands in the unit, for what systemd has there
 	}
 	return lost, "it clears nothing and yet changes what runs"

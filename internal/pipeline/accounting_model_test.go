@@ -68,6 +68,14 @@ type place struct{ dir, file string }
 
 func (p place) path() string { return path.Join(p.dir, p.file) }
 
+// ownImage is the file of an image whose lines are on trial too.
+const ownImage = "/images/own/microvm.conf"
+
+// withImage returns the files with that image, and a line in it.
+func withImage(files []*layerFile, lines ...*written) []*layerFile {
+	return append(with(files, files[0].path, &written{spec.Section, "Image", path.Dir(ownImage)}, false), &layerFile{path: ownImage, lines: lines})
+}
+
 // mains are the places of the VM's own file, the strongest first.
 func mains() []place {
 	var out []place
@@ -170,6 +178,11 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, root: t.TempDir(), have: map[string]string{}}
 	for _, dir := range source.SearchPath() {
 		w.check(os.MkdirAll(w.host(dir), 0o755))
+	}
+	// Two images that say nothing, beside ownImage and one that is not there.
+	for _, image := range []string{"/images/one", "/images/two"} {
+		w.check(os.MkdirAll(w.host(image), 0o755))
+		w.check(os.WriteFile(w.host(image+"/microvm.conf"), []byte("[MicroVM]\nX-Note=x\n"), 0o644))
 	}
 	return w
 }

@@ -70,6 +70,9 @@ func (m *maker) files() []*layerFile {
 	if m.IntN(3) == 0 {
 		files = append(files, &layerFile{path: pick(m, dropIns("50.conf")).path(), masked: true})
 	}
+	if m.IntN(3) == 0 {
+		files = withImage(files, m.assignment(), m.assignment(), m.assignment())
+	}
 	for range 2 + m.IntN(20) {
 		w, p := m.assignment(), m.place()
 		if m.fits(files, p, w) {
@@ -105,6 +108,9 @@ func (m *maker) trial(before *loaded) (trial, bool) {
 		return trial{files: replaced(before.files, old, target), target: target, old: old}, target.value != old.value
 	}
 	p := m.place()
+	if before.res.Image != nil && before.res.Image.Path == ownImage && m.IntN(4) == 0 {
+		p = ownImage
+	}
 	if !m.fits(before.files, p, target) {
 		return trial{}, false
 	}

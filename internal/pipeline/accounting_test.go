@@ -142,6 +142,10 @@ func (a *accountant) everyLayer(hypervisor string, ours, sample, theirs []accoun
 		for _, p := range append(mains()[1:], dropIns("99-last.conf")[1:4]...) {
 			a.layer([]*loaded{above}, p.path(), ours, sample[:8]) // hidden
 		}
+		imaged := a.valid(withImage(plainVM(i, hypervisor), &written{spec.Section, "Memory", "768M"}))
+		under := a.valid(withImage(append(plainVM(i, hypervisor), crowd("/etc/ampoule/"+accountedVM+".microvm.d/99-last.conf", 1)), &written{spec.Section, "Memory", "768M"}))
+		a.layer([]*loaded{imaged, under}, ownImage, ours, sample)
+		a.layer([]*loaded{imaged}, dropIns("50.conf")[0].path(), ours, nil)
 		a.layer(stacks, commandLine, ours, nil)
 		a.layer(stacks[:1], dropIns("50.conf")[0].path(), nil, theirs)
 	}

@@ -26,6 +26,7 @@ type accountedKey struct {
 // microVMValues has an element for each row of the key table.
 func microVMValues() map[string]values {
 	return map[string]values{
+		"Image":             {[]string{"/images/one", "/images/two", "/images/none"}, []string{"images", "/a/../b"}},
 		"Hypervisor":        {driver.Names(all.Drivers()), []string{"nosuch"}},
 		"HypervisorPath":    {[]string{"/usr/bin/vmm-a", "/opt/vmm-b"}, []string{"vmm", "/a/../b"}},
 		"HypervisorArgs":    {[]string{"-device usb-ehci", `-device "usb-tablet"`, "-smbios type=0"}, []string{"-m 5", `"open`, "a%"}},

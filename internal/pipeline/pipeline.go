@@ -44,7 +44,9 @@ type Input struct {
 
 // Result is all that is known of a VM. Plan is nil if Problems hold an error.
 type Result struct {
-	Source   source.Set
+	Source source.Set
+	// Image is the file of the VM's image; nil where it has none that can be read.
+	Image    *source.File
 	Resolved *layer.Resolved
 	VM       *spec.VM
 	Plan     *plan.Plan
@@ -88,14 +90,34 @@ func Load(in Input) Result {
 		id.Architecture = Architecture()
 	}
 	resolved, twice := layer.Resolve(files, spec.Rules(id))
+	ctx := spec.Context{Identity: id, Main: main, Incomplete: incomplete, Hypervisors: driver.Names(in.Drivers)}
+	var image source.Image
+	if dir := imageOf(id, resolved); dir != "" {
+		image = source.ReadImage(in.imageRoot(), dir, spec.Store)
+		if ctx.Image, ctx.Later = dir, image.Absent; !image.Absent && image.What == "" {
+			res.Image = &image.File
+			own, wrong := parseImage(image)
+			res.Problems = append(res.Problems, wrong...)
+			ctx.Incomplete = ctx.Incomplete || spec.Unread(own)
+			resolved, twice = layer.Resolve(append([]*unitfile.File{own}, files...), spec.Rules(id))
+		}
+	}
+	ctx.Incomplete = ctx.Incomplete || image.What != ""
 	res.Resolved = resolved
 	res.Problems = append(res.Problems, twice...)
-	vm, wrong := spec.Read(spec.Context{Identity: id, Main: main, Incomplete: incomplete, Hypervisors: driver.Names(in.Drivers)}, resolved)
+	vm, wrong := spec.Read(ctx, resolved)
 	res.VM = vm
-	res.Problems = append(res.Problems, wrong...)
+	res.Problems = append(append(res.Problems, wrong...), judgeImage(in.imageRoot(), image, vm)...)
 	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
 	res.Problems = append(res.Problems, refused...)
 	p := build(vm, part)
+	if image.Dir != "" {
+		p.VM.Image = &plan.Image{Path: image.Dir}
+		if image.Absent {
+			p.VM.Image = frozen(image, resolved, p.Origins)
+		}
+		p.Seal()
+	}
 	res.JSON = p.AppendJSON(in.JSON[:0])
 	if n := len(res.JSON); n > plan.MaxBytes {
 		res.Problems.Add(diag.Problem{
@@ -108,6 +130,17 @@ func Load(in Input) Result {
 		res.Plan = p
 	}
 	return res
+}
+
+// imageRoot is the directory below which an image is: a FILE stands for itself.
+func (in Input) imageRoot() string {
+	if in.Tree != nil {
+		return in.Tree.Root()
+	}
+	if source.IsFile(in.Argument) {
+		return ""
+	}
+	return in.Root
 }
 
 func (in Input) find() (source.Set, diag.List) {
@@ -192,7 +225,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, from := range []spec.From{
-		vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.Memory.From,
+		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.Memory.From,
 		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From,
 		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From,
 	} {

@@ -185,6 +185,7 @@ var badValues = map[string][]string{
 	"Credential":              {"a/b:c", "a:b:c"},
 	"CredentialChannel":       {"initrd", "email"},
 	"Runner":                  {"runner.sh"},
+	"Image":                   {"image", "/a/../b"},
 }
 
 // TestEveryKeyRefusesBadValues: the error names the line, the key and what
@@ -219,7 +220,7 @@ func TestOverridesCount(t *testing.T) {
 		"MachineID": strings.Repeat("a", 32), "GuestSystemd": "257", "Readiness": "started", "CredentialChannel": "fw_cfg",
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
-		"ImportCredential": "foo*", "Credential": "inner:elsewhere",
+		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")
 	for _, row := range spec.Table() {

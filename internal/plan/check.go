@@ -60,8 +60,8 @@ func checkPaths(vm *VM) error {
 		field, path string
 		optional    bool
 	}{
-		{"kernel", vm.Kernel, false}, {"initrd", vm.Initrd, true},
-		{"runner", vm.Runner, true}, {"binary.path", vm.Binary.Path, true},
+		{"kernel", vm.Kernel, vm.Image != nil && vm.Image.AtStart}, {"initrd", vm.Initrd, true},
+		{"runner", vm.Runner, true}, {"image.path", imagePath(vm), vm.Image == nil}, {"binary.path", vm.Binary.Path, true},
 	} {
 		if f.optional && f.path == "" {
 			continue
@@ -71,6 +71,13 @@ func checkPaths(vm *VM) error {
 		}
 	}
 	return nil
+}
+
+func imagePath(vm *VM) string {
+	if vm.Image == nil {
+		return ""
+	}
+	return vm.Image.Path
 }
 
 func checkDisks(vm *VM) error {

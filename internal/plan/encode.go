@@ -267,6 +267,28 @@ func (e *encoder) vm(vm *VM) {
 		channels = taken(channels)
 	}
 	list(e, "channels", channels, e.channel)
+	if vm.Image != nil {
+		e.image(vm.Image)
+	}
+	e.end()
+}
+
+func (e *encoder) image(i *Image) {
+	e.field("image")
+	e.begin()
+	e.text("path", i.Path)
+	if i.AtStart {
+		e.boolean("at_start", true)
+	}
+	if len(i.Lines) > 0 {
+		list(e, "lines", i.Lines, func(l *ImageLine) {
+			e.begin()
+			e.text("key", l.Key)
+			e.text("value", l.Value)
+			e.from(l.From)
+			e.end()
+		})
+	}
 	e.end()
 }
 

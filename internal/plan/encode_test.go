@@ -33,6 +33,11 @@ func bareVM(vm VM) VM {
 	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
 	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
 	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
+	if vm.Image != nil {
+		image := *vm.Image
+		image.Lines = changed(image.Lines, func(l *ImageLine) { l.From = "" })
+		vm.Image = &image
+	}
 	return vm
 }
 
@@ -96,6 +101,9 @@ func fill(t testing.TB, v reflect.Value, random *rand.Rand, sparse bool) {
 		for i := range v.NumField() {
 			fill(t, v.Field(i), random, sparse)
 		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), random, sparse)
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), size, size))
 		for i := range size {

@@ -97,6 +97,27 @@ type VM struct {
 	// order in which they are tried.
 	Accelerator []Accelerator `json:"accelerator"`
 	Channels    []Channel     `json:"channels"`
+	// Image is the directory of the guest's own defaults, nil where it has none.
+	Image *Image `json:"image,omitempty"`
+}
+
+// Image is a directory in which a guest brings its defaults.
+type Image struct {
+	Path string `json:"path"`
+	// AtStart: the directory was not there when the plan was made. The rest of
+	// the plan is what the host's lines come to without it, and is not carried
+	// out: at start Lines go over what the image says, and the plan is made anew.
+	AtStart bool `json:"at_start,omitempty"`
+	// Lines are the assignments of [MicroVM] in the host's files that count or
+	// clear, in their order.
+	Lines []ImageLine `json:"lines,omitempty"`
+}
+
+// ImageLine is an assignment of the host's files.
+type ImageLine struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	From  string `json:"from"`
 }
 
 // Milliseconds is a duration; 0 means no limit.

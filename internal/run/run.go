@@ -39,7 +39,10 @@ import (
 
 // Options are what a run needs beside the plan.
 type Options struct {
-	Plan   *plan.Plan
+	Plan *plan.Plan
+	// Frozen are the digests of the plan that was asked for, where Plan was made
+	// of it and of an image at start; zero: it is Plan.
+	Frozen plan.Digest
 	Driver driver.Driver
 	Host   host.Host
 	Getenv func(string) string
@@ -164,7 +167,10 @@ func (r *runner) run(ctx context.Context) Outcome {
 	r.record = state.Record{
 		Schema: plan.Schema, Name: r.Plan.VM.Name, Pid: os.Getpid(), Invocation: r.Getenv("INVOCATION_ID"), ByHand: r.byHand(),
 		File: r.Plan.Origin(plan.Whole).File, PlanDigest: r.Plan.Digest.VM, UnitDigest: r.Plan.Digest.Unit, Delivery: describe(s.creds),
-		Phase: state.Booting, Started: wholeSecond(),
+		Phase: state.Booting, Started: wholeSecond(), Files: identify(&r.Plan.VM, s.Binary),
+	}
+	if r.Frozen.VM != "" && r.Frozen != r.Plan.Digest {
+		r.record.PlanDigest, r.record.UnitDigest, r.record.Merged = r.Frozen.VM, r.Frozen.Unit, r.Plan.Digest.VM
 	}
 	r.keepPlan()
 	if r.Plan.VM.Runner != "" && !supervised {

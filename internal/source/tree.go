@@ -74,6 +74,9 @@ func (t *Tree) Find(name string) (Set, diag.List) {
 	return f.name(name, t.dirs), f.problems
 }
 
+// Root is the directory below which the search path was looked at; "" is the host.
+func (t *Tree) Root() string { return t.root }
+
 // Names lists the VMs, sorted. They are not the caller's to change.
 func (t *Tree) Names() []string { return t.names }
 

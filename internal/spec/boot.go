@@ -16,13 +16,15 @@ func bootRows() []Row {
 	return []Row{
 		{
 			Name: "Kernel", Image: true, Form: "PATH", Accepted: "accepted: the absolute path of a Linux kernel image",
-			Help:  "The guest's kernel: a bzImage, or a vmlinux with a PVH note. Required.",
-			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Kernel }, ParseAbsolutePath),
+			Help:    "The guest's kernel: a bzImage, or a vmlinux with a PVH note. Required, here or by the image.",
+			inImage: plainPath,
+			apply:   setScalar(func(vm *VM) *Setting[string] { return &vm.Kernel }, ParseAbsolutePath),
 		},
 		{
 			Name: "Initrd", Image: true, Form: "PATH", Default: "none", Accepted: "accepted: the absolute path of an initial RAM disk",
-			Help:  "The guest's initial RAM disk: a cpio archive, compressed or not. It may hold the whole root file system.",
-			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Initrd }, ParseAbsolutePath),
+			Help:    "The guest's initial RAM disk: a cpio archive, compressed or not. It may hold the whole root file system.",
+			inImage: plainPath,
+			apply:   setScalar(func(vm *VM) *Setting[string] { return &vm.Initrd }, ParseAbsolutePath),
 		},
 		{
 			Name: "KernelCommandLine", Merge: layer.List, Image: true, Form: "WORD…",
@@ -49,7 +51,7 @@ func bootRows() []Row {
 
 // checkKernel demands the one key that has no default.
 func (r *reader) checkKernel(g *layer.Group) {
-	if r.counts["Kernel"] > 0 || r.Incomplete {
+	if r.counts["Kernel"] > 0 || r.Incomplete || r.Later {
 		return
 	}
 	at, what := r.Main, "the kernel is missing"

@@ -36,6 +36,7 @@ func diskRows() []Row {
 		Help: "A disk of the guest. A relative path lies in the VM's state directory, /var/lib/ampoule/vm/NAME. Options, separated by commas: raw (default) or qcow2, the format; " +
 			"ro, read-only; serial=S, at most 20 bytes, by which the guest finds it as /dev/disk/by-id/virtio-S; size=SIZE creates the disk at the first start, in the state directory only. " +
 			"An existing disk is never resized or overwritten. A colon in the path is written \\:.",
+		inImage: diskPath,
 		apply: func(r *reader, value string, from From) error {
 			expanded, err := r.Identity.Expand(value)
 			if err != nil {

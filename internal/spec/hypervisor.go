@@ -111,6 +111,7 @@ func runnerRows() []Row {
 		Accepted: "accepted: the absolute path of an executable file",
 		Help: "A program of yours that is started instead of the hypervisor, with the plan on the descriptor path in $AMPOULE_PLAN and the credentials in $CREDENTIALS_DIRECTORY. " +
 			"It runs, or executes, ampoule boot, which carries out that plan.",
-		apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Runner }, ParseAbsolutePath),
+		inImage: plainPath,
+		apply:   setScalar(func(vm *VM) *Setting[string] { return &vm.Runner }, ParseAbsolutePath),
 	}}
 }

@@ -61,6 +61,9 @@ type VM struct {
 	// [MicroVM] in the main file.
 	Main diag.Origin
 
+	// Image is a directory in which the guest brings its defaults.
+	Image Setting[string]
+
 	Hypervisor     Setting[string]
 	HypervisorPath Setting[string]
 	HypervisorArgs []Word
@@ -124,6 +127,10 @@ type Context struct {
 	// Incomplete: lines of the main file are not among the assignments, so that
 	// what seems to be missing may be written there.
 	Incomplete bool
+	// Image is the directory to which lines of the layer ImageLayer are relative.
+	// Later: it is not there yet, and what is missing may stand in it.
+	Image string
+	Later bool
 	// Hypervisors are the names of the drivers, the default first.
 	Hypervisors []string
 }
@@ -182,7 +189,11 @@ func (r *reader) read(row *Row, e *layer.Entry) {
 		from.ID = e.Key + "[" + strconv.Itoa(r.counts[e.Key]) + "]"
 	}
 	r.counts[e.Key]++
-	if err := row.apply(r, e.Value, from); err != nil {
+	value := e.Value
+	if e.Origin.Layer == ImageLayer {
+		value = r.inImage(row, value)
+	}
+	if err := row.apply(r, value, from); err != nil {
 		r.refuse(from, err, r.accepted(row))
 	}
 }
@@ -234,6 +245,7 @@ func (r *reader) check() {
 		vm.Readiness.From.Errorf(r.problems, "accepted: Console=auto, or another Readiness=",
 			"there is no console to watch with Console=none (%s)", vm.Console.From.Origin)
 	}
+	r.checkImage()
 	r.checkDisks()
 	r.checkCredentials()
 	r.checkCommandLine()

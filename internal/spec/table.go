@@ -33,7 +33,10 @@ type Row struct {
 	id func(value string) string
 	// shown shortens a value that may hold a secret; nil shows it whole.
 	shown func(value string) string
-	apply func(r *reader, value string, from From) error
+	// inImage completes a relative path in an image's line: by the image's
+	// directory, written as the value wants it. nil: the value is no path.
+	inImage func(dir string) string
+	apply   func(r *reader, value string, from From) error
 }
 
 // List is the name under which layer.Resolved has the key's assignments.
@@ -54,7 +57,7 @@ func (row *Row) show(value string) string {
 // table has all rows and tableKeys their names, in the same order. Both are made
 // once and never changed: a generator asks them about every line of every VM.
 var (
-	table     = slices.Concat(hypervisorRows(), cpuMemoryRows(), bootRows(), diskRows(), consoleRows(), credentialRows(), runnerRows())
+	table     = slices.Concat(imageRows(), hypervisorRows(), cpuMemoryRows(), bootRows(), diskRows(), consoleRows(), credentialRows(), runnerRows())
 	tableKeys = namesOf(table)
 )
 

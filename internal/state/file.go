@@ -29,6 +29,8 @@ const (
 	InitrdFile Role = "initrd"
 	ImageFile  Role = "image" // the microvm.conf of Image=
 	RunnerFile Role = "runner"
+	// HypervisorFile is its program, or a script in its place.
+	HypervisorFile Role = "hypervisor"
 )
 
 // Identify looks at a file, through links.

@@ -42,6 +42,9 @@ type Record struct {
 	File       string `json:"file,omitempty"`
 	PlanDigest string `json:"plan_digest"`
 	UnitDigest string `json:"unit_digest"`
+	// Merged is the digest of what the plan came to with an image that was read
+	// at start; empty: the plan waited for none.
+	Merged string `json:"merged_digest,omitempty"`
 	Delivery
 	Phase Phase `json:"phase,omitempty"`
 	// Started and ReadyAt are in whole seconds, UTC; zero as long as it is not.
@@ -119,7 +122,7 @@ func parse(data []byte) (Record, error) {
 // clean makes every text printable.
 func (r *Record) clean() {
 	for _, s := range []*string{
-		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, (*string)(&r.Phase), &r.Console,
+		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console,
 		&r.Hypervisor, &r.Version, &r.Accelerator, &r.Channel, &r.ChannelWhy,
 	} {
 		*s = printable(*s)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/systemdkeys"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
@@ -15,11 +17,15 @@ import (
 // changeOf compares the unit that was loaded with the one that the files come to
 // now. Comments, the words that describe a unit, and where in a file a line
 // stands have no effect, and are no difference.
-func changeOf(loaded, now []byte, systemd int) Change {
+func changeOf(loaded, now []byte, systemd int, drivers []driver.Driver) Change {
 	if bytes.Equal(loaded, now) {
 		return Change{}
 	}
 	before, after := readUnit(loaded), readUnit(now)
+	if waits(before.plan) != waits(after.plan) {
+		before.settle(drivers)
+		after.settle(drivers)
+	}
 	c := Change{VM: before.digest.VM != after.digest.VM, Restart: before.digest.Unit != after.digest.Unit}
 	for _, side := range [][2]map[string][]string{{before.lines, after.lines}, {after.lines, before.lines}} {
 		for key, values := range side[0] {
@@ -88,6 +94,17 @@ func readUnit(text []byte) unit {
 		u.lines[key] = append(u.lines[key], value)
 	}
 	return u
+}
+
+// settle makes of a unit whose plan waits for an image, and of the one that does
+// not, what can be compared.
+func (u *unit) settle(drivers []driver.Driver) {
+	for _, key := range []string{"Unit.RequiresMountsFor", "Service.BindReadOnlyPaths", "Service.TimeoutStartSec"} {
+		delete(u.lines, key)
+	}
+	if p, _ := pipeline.AtStart(u.plan, drivers); p != nil {
+		u.plan, u.digest.VM = p, p.Digest.VM
+	}
 }
 
 func (u *unit) readPlan(text string) {

@@ -186,7 +186,7 @@ func (s *survey) change(f *Facts, u generator.Unit) {
 	if u.State == generator.Kept || u.State == generator.Gone {
 		return // it goes on as it was
 	}
-	f.Change = changeOf(loaded, u.Text, s.systemd)
+	f.Change = changeOf(loaded, u.Text, s.systemd, s.Drivers)
 	for _, l := range u.Symlinks() {
 		if target, err := os.Readlink(filepath.Join(s.Root, generator.Directory, l.Path)); err != nil || target != l.Target {
 			f.Change.Lines = append(f.Change.Lines, "Install ("+l.Path+")")

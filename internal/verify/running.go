@@ -95,6 +95,10 @@ func (f *Facts) oldPlan(j judge, runs plan.Digest) {
 	if p == nil || runs.VM == "" {
 		return
 	}
+	if rec := f.record(); rec != nil && rec.Merged != "" && !waits(p) {
+		// The plan waited for its image; what both came to is compared.
+		runs.VM = rec.Merged
+	}
 	differs := inventory.Difference(runs, p.Digest)
 	if differs == "" {
 		return
@@ -105,6 +109,9 @@ func (f *Facts) oldPlan(j judge, runs plan.Digest) {
 	j.found(OldPlan, Cure{Command: "systemctl restart " + f.unitName()},
 		fmt.Sprintf("%s was started from another plan than the one that is loaded now: %s", f.Name, differs))
 }
+
+// waits: the plan waits for an image.
+func waits(p *plan.Plan) bool { return p != nil && p.VM.Image != nil && p.VM.Image.AtStart }
 
 // changedKeys names what differs between the plan that runs and that of the
 // files, where both are known.
@@ -139,6 +146,9 @@ func (f *Facts) programs(j judge) {
 // replaced judges the files that the guest was started from.
 func (f *Facts) replaced(j judge, broken bool) {
 	for _, file := range f.Replaced {
+		if file.Role == state.HypervisorFile && f.Process != nil && f.Process.HypervisorReplaced {
+			continue // said already
+		}
 		if file.Role == state.ImageFile {
 			// What it says is a matter of the plan, and judged there.
 			j.note(file.Path + " was written to since " + f.Name + " was started")
@@ -152,6 +162,10 @@ func (f *Facts) replaced(j judge, broken bool) {
 			j.note(fmt.Sprintf("the %s %s is another file now than the one that %s was started from", file.Role, file.Path, f.Name))
 			continue
 		}
-		j.found(FileReplaced, cure, fmt.Sprintf("the %s %s is another file now than the one that %s was started from", file.Role, file.Path, f.Name))
+		kind := FileReplaced
+		if file.Role == state.HypervisorFile {
+			kind = BinaryReplaced
+		}
+		j.found(kind, cure, fmt.Sprintf("the %s %s is another file now than the one that %s was started from", file.Role, file.Path, f.Name))
 	}
 }

@@ -231,6 +231,8 @@ func (l *loaded) endedBy(e *layer.Entry, g *layer.Group) string {
 		return fmt.Sprintf("it is %s by %s, which is %s=%s", e.Fate, e.By, by.key, by.value)
 	case !l.reads(e.Origin, e.By):
 		return fmt.Sprintf("it is %s by %s, which is read before it", e.Fate, e.By)
+	case e.Fate == layer.Shadowed && g.Rule.Merge != layer.Scalar && g.Rule.Merge != layer.ByID:
+		return fmt.Sprintf("it is shadowed by %s, and of a list, in which all count", e.By)
 	case e.Fate == layer.Shadowed && g.Rule.Merge == layer.ByID && elementOf(by.value) != elementOf(e.Value):
 		return fmt.Sprintf("it is shadowed by %s, which is of another name", e.By)
 	case e.Fate == layer.Shadowed && g.Rule.Merge != layer.ByID && by.key != e.Key:

@@ -182,7 +182,7 @@ func newWorld(t testing.TB) *world {
 	// Two images that say nothing, beside ownImage and one that is not there.
 	for _, image := range []string{"/images/one", "/images/two"} {
 		w.check(os.MkdirAll(w.host(image), 0o755))
-		w.check(os.WriteFile(w.host(image+"/microvm.conf"), []byte("[MicroVM]\nX-Note=x\n"), 0o644))
+		w.check(os.WriteFile(w.host(image+"/microvm.conf"), []byte("[MicroVM]\n"), 0o644))
 	}
 	return w
 }

@@ -26,6 +26,13 @@ func Plan(w io.Writer, p *plan.Plan) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", name, Visible(value), origin(p, from))
 	}
 	row("VM", vm.Name, "")
+	if vm.Image != nil {
+		path := vm.Image.Path
+		if vm.Image.AtStart {
+			path += " (not there now; read at the start, below the lines of the host)"
+		}
+		row("Image", path, "Image")
+	}
 	row("Hypervisor", hypervisor(vm), first(p, "HypervisorPath", "Hypervisor"))
 	row("Machine", vm.Machine, "Machine")
 	row("VCPU", fmt.Sprint(vm.VCPU), "VCPU")

@@ -108,11 +108,11 @@ func AtStart(p *plan.Plan, drivers []driver.Driver) (*plan.Plan, diag.List) {
 	}
 	main := p.Origin(plan.Whole)
 	id := spec.Identity{Name: p.VM.Name, Fragment: main.File, Architecture: p.VM.Architecture, Paths: spec.SystemPaths}
-	image := source.ReadImage("", p.VM.Image.Path, spec.Store)
+	image := source.ReadImage("", p.VM.Image.Path, spec.ImageFile, spec.Store)
 	var problems diag.List
 	if image.Absent {
 		problems.Add(diag.Problem{Origin: p.Origin("Image"), Key: "Image", Value: image.Dir, What: "there is no such directory",
-			Accepted: "accepted: a directory with a file " + source.ImageFile + ", there when the VM starts"})
+			Accepted: "accepted: a directory with a file " + spec.ImageFile + ", there when the VM starts"})
 		return nil, problems
 	}
 	own, wrong := parseImage(image)

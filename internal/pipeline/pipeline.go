@@ -93,7 +93,7 @@ func Load(in Input) Result {
 	ctx := spec.Context{Identity: id, Main: main, Incomplete: incomplete, Hypervisors: driver.Names(in.Drivers)}
 	var image source.Image
 	if dir := imageOf(id, resolved); dir != "" {
-		image = source.ReadImage(in.imageRoot(), dir, spec.Store)
+		image = source.ReadImage(in.imageRoot(), dir, spec.ImageFile, spec.Store)
 		if ctx.Image, ctx.Later = dir, image.Absent; !image.Absent && image.What == "" {
 			res.Image = &image.File
 			own, wrong := parseImage(image)

@@ -4,7 +4,7 @@ import (
 	"path"
 
 	"github.com/ampoule-vm/ampoule/internal/plan"
-	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
@@ -21,7 +21,7 @@ func identify(vm *plan.VM, binary string) []state.File {
 		files = append(files, struct {
 			role state.Role
 			path string
-		}{state.ImageFile, path.Join(vm.Image.Path, source.ImageFile)})
+		}{state.ImageFile, path.Join(vm.Image.Path, spec.ImageFile)})
 	}
 	var out []state.File
 	for _, f := range files {

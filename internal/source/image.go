@@ -9,9 +9,6 @@ import (
 	"syscall"
 )
 
-// ImageFile is the name of the file in which an image brings its defaults.
-const ImageFile = "microvm.conf"
-
 // Image is a directory with a file of its own.
 type Image struct {
 	// Dir is as the VM's files name it, File what is in it.
@@ -23,10 +20,10 @@ type Image struct {
 	What, Accepted string
 }
 
-// ReadImage reads the file of an image below root. allowed are the directories
+// ReadImage reads a file of an image below root. allowed are the directories
 // beside the image to which links may lead.
-func ReadImage(root, dir string, allowed ...string) Image {
-	image := Image{Dir: dir, File: File{Path: path.Join(dir, ImageFile), Layer: "image"}}
+func ReadImage(root, dir, name string, allowed ...string) Image {
+	image := Image{Dir: dir, File: File{Path: path.Join(dir, name), Layer: "image"}}
 	f := finder{root: root}
 	info, err := os.Stat(f.host(dir))
 	switch {
@@ -37,23 +34,23 @@ func ReadImage(root, dir string, allowed ...string) Image {
 		image.What, image.Accepted = reason(err), "accepted: a readable directory"
 		return image
 	case !info.IsDir():
-		image.What, image.Accepted = "this is not a directory", "accepted: a directory with a file "+ImageFile
+		image.What, image.Accepted = "this is not a directory", "accepted: a directory with a file "+name
 		return image
 	}
 	if target, ok := Leads(root, image.File.Path, append(allowed, dir)...); !ok {
-		image.What, image.Accepted = ImageFile+" there leads out of the image, to "+target, "accepted: a file in the image"
+		image.What, image.Accepted = name+" there leads out of the image, to "+target, "accepted: a file in the image"
 		return image
 	}
 	data, what, err := readRegular(f.host(image.File.Path))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		image.What, image.Accepted = "no file "+ImageFile+" is there", "accepted: a directory with a file "+ImageFile+", which has a section [MicroVM]"
+		image.What, image.Accepted = "no file "+name+" is there", "accepted: a directory with a file "+name+", which has a section [MicroVM]"
 	case err != nil:
-		image.What, image.Accepted = ImageFile+" there "+reason(err), "accepted: a readable file"
+		image.What, image.Accepted = name+" there "+reason(err), "accepted: a readable file"
 	case what != "":
-		image.What, image.Accepted = ImageFile+" there: "+what, "accepted: a regular file"
+		image.What, image.Accepted = name+" there: "+what, "accepted: a regular file"
 	case len(data) > MaxFile:
-		image.What, image.Accepted = ImageFile+" there is too large", "accepted: at most 4 MiB"
+		image.What, image.Accepted = name+" there is too large", "accepted: at most 4 MiB"
 	}
 	image.File.Data = data
 	return image

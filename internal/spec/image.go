@@ -13,14 +13,17 @@ import (
 // ImageLayer is the layer of an image's own file, below all of the host's.
 const ImageLayer = "image"
 
+// ImageFile is the name of the file in which an image brings its defaults.
+const ImageFile = "microvm.conf"
+
 // Store is where an image's paths may lead beside itself: what is there nobody
 // can change.
 const Store = "/nix/store"
 
 func imageRows() []Row {
 	return []Row{{
-		Name: "Image", Form: "DIRECTORY", Default: "none", Accepted: "accepted: the absolute path of a directory with a file microvm.conf",
-		Help: "The directory of a guest that brings its own defaults: its file microvm.conf has a section [MicroVM] with " + list(imageKeys()) + ", " +
+		Name: "Image", Form: "DIRECTORY", Default: "none", Accepted: "accepted: the absolute path of a directory with a file " + ImageFile,
+		Help: "The directory of a guest that brings its own defaults: its file " + ImageFile + " has a section [MicroVM] with " + list(imageKeys()) + ", " +
 			"over which all files of the host go. Relative paths there are relative to the directory. It may set nothing else, its disks must be read-only, and its paths and links " +
 			"may lead into the directory and " + Store + " only. Where the directory is not there yet when the unit is made, it is read at the start.",
 		apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Image }, ParseAbsolutePath),

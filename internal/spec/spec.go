@@ -160,7 +160,7 @@ func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 	}
 	r.readService(resolved)
 	r.readInstall(resolved)
-	r.checkKernel(resolved.Group(Section, "Kernel"))
+	r.checkKernel(resolved)
 	r.check()
 	problems.Sort()
 	return r.vm, problems

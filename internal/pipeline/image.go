@@ -111,7 +111,7 @@ func AtStart(p *plan.Plan, drivers []driver.Driver) (*plan.Plan, diag.List) {
 	image := source.ReadImage("", p.VM.Image.Path, spec.ImageFile, spec.Store)
 	var problems diag.List
 	if image.Absent {
-		problems.Add(diag.Problem{Origin: p.Origin("Image"), Key: "Image", Value: image.Dir, What: "there is no such directory",
+		problems.Add(diag.Problem{Origin: p.Origin("Image"), Key: "Image", Value: image.Dir, What: "nothing is there",
 			Accepted: "accepted: a directory with a file " + spec.ImageFile + ", there when the VM starts"})
 		return nil, problems
 	}

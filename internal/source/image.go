@@ -14,7 +14,8 @@ type Image struct {
 	// Dir is as the VM's files name it, File what is in it.
 	Dir  string
 	File File
-	// Absent: the directory is not there, and may come later.
+	// Absent: the directory is not there, or is as empty as one on which nothing
+	// is mounted, and may come later.
 	Absent bool
 	// What is wrong with it, and what would be accepted; empty: nothing.
 	What, Accepted string
@@ -42,6 +43,12 @@ func ReadImage(root, dir, name string, allowed ...string) Image {
 		return image
 	}
 	data, what, err := readRegular(f.host(image.File.Path))
+	if errors.Is(err, fs.ErrNotExist) {
+		if entries, err := os.ReadDir(f.host(dir)); err == nil && len(entries) == 0 {
+			image.Absent = true
+			return image
+		}
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		image.What, image.Accepted = "no file "+name+" is there", "accepted: a directory with a file "+name+", which has a section [MicroVM]"

@@ -52,7 +52,7 @@ func bootRows() []Row {
 // checkKernel demands the one key that has no default.
 func (r *reader) checkKernel(resolved *layer.Resolved) {
 	g := resolved.Group(Section, "Kernel")
-	if r.counts["Kernel"] > 0 || r.Incomplete || r.Later {
+	if r.counts["Kernel"] > 0 || r.Incomplete || r.Later && g == nil {
 		return
 	}
 	at, what := r.Main, "the kernel is missing"
@@ -60,12 +60,13 @@ func (r *reader) checkKernel(resolved *layer.Resolved) {
 		at, what = g.Entries[len(g.Entries)-1].Origin, "this leaves no kernel, and there is no default"
 	}
 	image := resolved.Group(Section, "Image")
+	cleared := image != nil && image.Entries[len(image.Entries)-1].Fate == layer.Clears
 	switch {
 	case g != nil:
 	case r.vm.Image.Set:
 		r.problems.Add(r.vm.ImageError("accepted: Kernel= in the image's "+ImageFile+", or in a file of the host", "no kernel: neither this image nor a file of the host has Kernel="))
 		return
-	case image != nil && image.Entries[len(image.Entries)-1].Fate == layer.Clears:
+	case cleared:
 		at, what = image.Entries[len(image.Entries)-1].Origin, "this leaves no image, and there is no kernel without it"
 	}
 	r.problems.Errorf(at, "Kernel", "", "accepted: the absolute path of a Linux kernel image, such as Kernel=/boot/vmlinuz", "%s", what)

@@ -128,6 +128,9 @@ func (f *Facts) programs(j judge) {
 	if p == nil {
 		return
 	}
+	if runner := f.runner(); runner != "" {
+		j.saw("by way of " + runner)
+	}
 	if p.Hypervisor != "" {
 		j.saw(fmt.Sprintf("%s, process %d", p.Hypervisor, p.HypervisorPid))
 	}

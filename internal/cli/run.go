@@ -135,6 +135,9 @@ func byHand(vm *spec.VM) diag.List {
 		return nil
 	}
 	for _, e := range vm.Service {
+		if e.Value == "" {
+			continue // there was nothing to clear
+		}
 		switch e.Key {
 		case "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential", "TimeoutStopSec", "TimeoutSec":
 			continue

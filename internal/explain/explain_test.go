@@ -52,6 +52,8 @@ Environment=A=1
 TimeoutStopSec=2min
 [Install]
 WantedBy=multi-user.target
+[MicroVM]
+RestartIfChanged=no
 `
 
 // explainer explains a VM of these files below /etc/ampoule.
@@ -128,7 +130,7 @@ func others() map[string]string {
 		"Image": "/nowhere/image", "Hypervisor": "", "HypervisorPath": "/opt/other", "HypervisorArgs": "-device nec-usb-xhci", "Accelerator": "kvm", "Machine": "microvm",
 		"VCPU": "3", "Memory": "2G", "Kernel": "/boot/other", "Initrd": "/boot/other.img", "KernelCommandLine": "debug",
 		"MachineID": "11111111111111111111111111111111", "GuestSystemd": "257", "Disk": "other.raw:size=1M", "Console": "none", "Readiness": "console:^other",
-		"CredentialChannel": "fw_cfg", "Runner": "/opt/other-runner", "LoadCredential": "KEY:/run/secrets/other",
+		"CredentialChannel": "fw_cfg", "RestartIfChanged": "off", "Runner": "/opt/other-runner", "LoadCredential": "KEY:/run/secrets/other",
 		"LoadCredentialEncrypted": "SEALED:/run/secrets/other", "SetCredential": "KEY:other", "SetCredentialEncrypted": "SEALED:BBBB",
 		"ImportCredential": "other.*", "Credential": "inner:another",
 	}
@@ -155,7 +157,12 @@ func TestChanges(t *testing.T) {
 		for name, base := range map[string]string{"bare": bare, "full": strings.Replace(full, "Readiness=console:^login\n", "", 1)} {
 			before := alone(t, base)
 			after := explainer(t, map[string]string{"vm.microvm": base, "vm.microvm.d/50.conf": line})
-			if after.res.Plan.Digest.VM == before.res.Plan.Digest.VM {
+			if row.Name == "RestartIfChanged" {
+				// It reaches neither hypervisor nor guest.
+				if after.res.Plan.Digest != before.res.Plan.Digest || !after.res.Plan.Unit.KeepRunning {
+					t.Errorf("%s over %s: %+v", row.Name, name, after.res.Plan.Unit)
+				}
+			} else if after.res.Plan.Digest.VM == before.res.Plan.Digest.VM {
 				t.Errorf("%s over %s changes nothing", row.Name, name)
 			}
 			for _, f := range after.fields {

@@ -57,6 +57,8 @@ func fieldOrigins() []origin {
 		{"vm.accelerator", []string{"Accelerator", "Machine"}, ""},
 		{"vm.channels", []string{"CredentialChannel", "Machine"}, ""},
 		{"unit.credentials", credentialKeys("Service."), ""},
+		{"unit.keep_running", []string{"RestartIfChanged"}, ""},
+		{"unit.resources", nil, "the lines of [Service] that are about resources"},
 		{"unit.service", nil, "there are no lines in [Service] whose change needs a restart"},
 	}
 }
@@ -110,7 +112,6 @@ func (x *Explainer) planFields() []Field {
 	// The plan's own form: it always decodes.
 	_ = json.Unmarshal(x.res.JSON, &tree)
 	var out []Field
-	origins := fieldOrigins()
 	walk("", tree, func(path, value string) {
 		switch {
 		case lastOf(path) == "from" || isWithin(path, "origins"):
@@ -122,7 +123,7 @@ func (x *Explainer) planFields() []Field {
 			l := x.res.Draft.VM.Image.Lines[i]
 			value = spec.Show(unitfile.Assignment{Section: spec.Section, Key: l.Key, Value: l.Value})
 		}
-		out = append(out, Field{Where: path, Value: value, Causes: x.causes(origins, path)})
+		out = append(out, Field{Where: path, Value: value, Causes: x.causes(path)})
 	})
 	return out
 }
@@ -168,11 +169,12 @@ func texts(list []any) (joined string, all bool) {
 	return strings.Join(words, " "), true
 }
 
-// causes are those of the field at a path, by the table of fields.
-func (x *Explainer) causes(origins []origin, path string) []Cause {
-	p := x.res.Draft
-	keys, why := []string(nil), ""
-	for _, o := range origins {
+// Behind says what is behind the field at a path of a plan: the ID of one
+// assignment, by which the plan's Origins have it; or else keys, of which the
+// first is the one that is named like the field, or a reason where no key is.
+// The keys of other sections are SECTION.KEY.
+func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
+	for _, o := range fieldOrigins() {
 		if isWithin(path, o.path) {
 			keys, why = o.keys, o.why
 			break
@@ -182,29 +184,43 @@ func (x *Explainer) causes(origins []origin, path string) []Cause {
 	case "vm.channels":
 		keys = channelKeys(lastOf(path))
 	case "vm.image.lines":
-		return append(x.keys([]string{"Image"}, ""), x.line(p.VM.Image.Lines[i].From)...)
+		return p.VM.Image.Lines[i].From, nil, ""
 	case "vm.disks":
-		return x.line(p.VM.Disks[i].From)
+		return p.VM.Disks[i].From, nil, ""
 	case "vm.credentials":
-		return x.line(p.VM.Credentials[i].From)
+		return p.VM.Credentials[i].From, nil, ""
 	case "unit.credentials":
-		return x.line(p.Unit.Credentials[i].From)
+		return p.Unit.Credentials[i].From, nil, ""
 	case "unit.service":
-		return x.service(p.Unit.Service[i])
+		return p.Unit.Service[i].From, nil, ""
+	case "unit.resources":
+		return p.Unit.Resources[i].From, nil, ""
 	case "vm.command":
 		part := p.VM.Command[i]
 		if part.From != "" {
-			out := x.line(part.From)
-			if plan.KeyOf(part.From) == "Disk" { // the machine has the bus
-				out = append(out, x.keys([]string{"Machine"}, "")...)
-			}
-			return out
+			return part.From, nil, ""
 		}
 		if more := asked(part.Ask); more != nil {
 			keys = more
 		}
 	}
-	return x.keys(keys, why)
+	return "", keys, why
+}
+
+// causes are those of the field at a path.
+func (x *Explainer) causes(path string) []Cause {
+	id, keys, why := Behind(x.res.Draft, path)
+	if id == "" {
+		return x.keys(keys, why)
+	}
+	out := x.line(id)
+	switch head, _ := element(path); {
+	case head == "vm.command" && plan.KeyOf(id) == "Disk": // the machine has the bus
+		out = append(out, x.keys([]string{"Machine"}, "")...)
+	case head == "vm.image.lines": // for which it waits
+		out = append(out, x.keys([]string{"Image"}, "")...)
+	}
+	return out
 }
 
 // element splits the path of something in a list: vm.disks[2].path is number 2
@@ -226,19 +242,6 @@ func (x *Explainer) line(id string) []Cause {
 		c.Origin = &o
 	}
 	return []Cause{c}
-}
-
-// service is the line of [Service] that the plan repeats.
-func (x *Explainer) service(a plan.Assignment) []Cause {
-	for _, g := range x.res.Resolved.Groups {
-		for e := range g.Live() {
-			if e.Section == "Service" && e.Key == a.Key && e.Value == a.Value {
-				o := e.Origin
-				return []Cause{{Key: "Service." + a.Key, Origin: &o}}
-			}
-		}
-	}
-	return []Cause{{Key: "Service." + a.Key, Why: "it clears what stands before it"}}
 }
 
 // keys are the causes by the names of keys: the lines that set them, and the

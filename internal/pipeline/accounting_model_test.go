@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -274,7 +275,7 @@ func (w *world) load(files []*layerFile) *loaded {
 			l.unit = append(l.unit, line)
 		}
 	}
-	l.runs = l.res.Plan.Digest.VM + "\n" + l.res.Plan.Digest.Unit + "\n" + strings.Join(l.unit, "\n")
+	l.runs = l.res.Plan.Digest.VM + "\n" + l.res.Plan.Digest.Unit + "\n" + strconv.FormatBool(l.res.Plan.Unit.KeepRunning) + "\n" + strings.Join(l.unit, "\n")
 	return l
 }
 

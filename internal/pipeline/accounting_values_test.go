@@ -51,6 +51,7 @@ func microVMValues() map[string]values {
 		"ImportCredential":       {[]string{"net.*", "web.*", "foo:bar"}, []string{"*x*", "a/b"}},
 		"Credential":             {[]string{"inner:outer", "outer", "A:outer"}, []string{"a/b", "a=b"}},
 		"CredentialChannel":      {[]string{"auto", "smbios", "fw_cfg", "initrd"}, []string{"vsock"}},
+		"RestartIfChanged":       {[]string{"yes", "no"}, []string{"maybe"}},
 		"Runner":                 {[]string{"/usr/bin/runner-a", "/usr/bin/runner-b"}, []string{"runner"}},
 	}
 }

@@ -103,7 +103,7 @@ func AtStart(p *plan.Plan, drivers []driver.Driver) (*plan.Plan, diag.List) {
 	for _, a := range p.Unit.Service {
 		// What [Service] loads, the VM's own lines may pass on.
 		if strings.Contains(a.Key, "Credential") {
-			host.Assignments = append(host.Assignments, unitfile.Assignment{Section: "Service", Key: a.Key, Value: a.Value, Origin: p.Origin(plan.Whole)})
+			host.Assignments = append(host.Assignments, unitfile.Assignment{Section: "Service", Key: a.Key, Value: a.Value, Origin: p.Origin(a.From)})
 		}
 	}
 	main := p.Origin(plan.Whole)

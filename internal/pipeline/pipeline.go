@@ -227,7 +227,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	for _, from := range []spec.From{
 		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.Memory.From,
 		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From,
-		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From,
+		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From, vm.RestartIfChanged.From,
 	} {
 		origins.add(from)
 	}
@@ -257,13 +257,23 @@ func credentials(list []spec.Credential, origins origins) []plan.Credential {
 	return out
 }
 
-// unit keeps the lines of [Service] whose change needs a restart.
+// unit keeps the lines of [Service] whose change needs a restart, or does so with
+// some versions of systemd.
 func unit(vm *spec.VM, origins origins) plan.Unit {
-	out := plan.Unit{Service: []plan.Assignment{}, Credentials: credentials(vm.ServiceCredentials, origins)}
+	out := plan.Unit{Service: []plan.Assignment{}, Credentials: credentials(vm.ServiceCredentials, origins), KeepRunning: !vm.RestartIfChanged.Value}
+	counts := map[string]int{}
 	for _, e := range vm.Service {
-		if key, ok := systemdkeys.Lookup("Service", e.Key); ok && key.Restart {
-			out.Service = append(out.Service, plan.Assignment{Key: e.Key, Value: e.Value})
+		from := fmt.Sprintf("Service.%s[%d]", e.Key, counts[e.Key])
+		counts[e.Key]++
+		list := &out.Service
+		switch key, ok := systemdkeys.Lookup("Service", e.Key); {
+		case !ok || !key.Restart && !key.Cgroup:
+			continue
+		case !key.Restart:
+			list = &out.Resources
 		}
+		origins[from] = e.Origin
+		*list = append(*list, plan.Assignment{Key: e.Key, Value: e.Value, From: from})
 	}
 	return out
 }

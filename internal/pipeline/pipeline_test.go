@@ -186,6 +186,7 @@ var badValues = map[string][]string{
 	"CredentialChannel":       {"initrd", "email"},
 	"Runner":                  {"runner.sh"},
 	"Image":                   {"image", "/a/../b"},
+	"RestartIfChanged":        {"maybe", "2"},
 }
 
 // TestEveryKeyRefusesBadValues: the error names the line, the key and what
@@ -220,7 +221,7 @@ func TestOverridesCount(t *testing.T) {
 		"MachineID": strings.Repeat("a", 32), "GuestSystemd": "257", "Readiness": "started", "CredentialChannel": "fw_cfg",
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
-		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere",
+		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")
 	for _, row := range spec.Table() {
@@ -234,7 +235,9 @@ func TestOverridesCount(t *testing.T) {
 			continue
 		}
 		// The default stated explicitly is no change; that is the one exception.
-		if res.Plan.Digest.VM == base.Digest.VM && row.Name != "Hypervisor" {
+		// What ampoule apply alone obeys is in no digest.
+		changed := res.Plan.Digest.VM != base.Digest.VM || row.Name == "RestartIfChanged" && res.Plan.Unit.KeepRunning
+		if !changed && row.Name != "Hypervisor" {
 			t.Errorf("%s=%s changed nothing", row.Name, other[row.Name])
 		}
 		name := row.Group

@@ -187,13 +187,26 @@ func (e *encoder) plan(p *Plan) {
 
 func (e *encoder) unit(u *Unit) {
 	e.begin()
-	list(e, "service", u.Service, func(a *Assignment) {
-		e.begin()
-		e.text("key", a.Key)
-		e.text("value", a.Value)
-		e.end()
-	})
+	list(e, "service", u.Service, e.assignment)
+	if !e.bare {
+		if len(u.Resources) > 0 {
+			list(e, "resources", u.Resources, e.assignment)
+		}
+		if u.KeepRunning {
+			e.boolean("keep_running", true)
+		}
+	}
 	list(e, "credentials", u.Credentials, e.credential)
+	e.end()
+}
+
+func (e *encoder) assignment(a *Assignment) {
+	e.begin()
+	e.text("key", a.Key)
+	e.text("value", a.Value)
+	if !e.bare {
+		e.textIfSet("from", a.From)
+	}
 	e.end()
 }
 

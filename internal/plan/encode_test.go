@@ -56,6 +56,8 @@ func compare(t testing.TB, p *Plan) {
 		t.Fatalf("encoding/json gives\n%s\nand JSON\n%s", want, got)
 	}
 	unit := p.Unit
+	unit.Service = changed(unit.Service, func(a *Assignment) { a.From = "" })
+	unit.Resources, unit.KeepRunning = nil, false
 	unit.Credentials = changed(unit.Credentials, func(c *Credential) { c.From = "" })
 	want := Digest{VM: digest(reference(t, bareVM(p.VM))), Unit: digest(reference(t, unit))}
 	sealed := *p

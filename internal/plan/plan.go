@@ -48,14 +48,20 @@ type Digest struct {
 	// VM covers all that reaches hypervisor and guest: Plan.VM without From and
 	// Why.
 	VM string `json:"vm"`
-	// Unit covers Plan.Unit, without From.
+	// Unit covers Service and Credentials of Plan.Unit, without From.
 	Unit string `json:"unit"`
 }
 
 // Unit is the part of a plan that reaches the service and not the guest.
 type Unit struct {
-	// Service holds the [Service] assignments whose change needs a restart.
+	// Service holds the [Service] assignments whose change needs a restart, those
+	// that clear included.
 	Service []Assignment `json:"service"`
+	// Resources holds those of resource control, which most versions of systemd
+	// apply to a running service at daemon-reload; they are in no digest.
+	Resources []Assignment `json:"resources,omitempty"`
+	// KeepRunning: ampoule apply does not restart the VM; it is in no digest.
+	KeepRunning bool `json:"keep_running,omitempty"`
 	// Credentials are those that [Service] loads, read out of its lines.
 	Credentials []Credential `json:"credentials"`
 }
@@ -64,6 +70,7 @@ type Unit struct {
 type Assignment struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
+	From  string `json:"from,omitempty"`
 }
 
 // VM is all that reaches the hypervisor and the guest.

@@ -49,8 +49,10 @@ func (r *reader) readService(resolved *layer.Resolved) {
 		if g.Name == "ExecStart" {
 			r.checkExecStart(g)
 		}
-		for e := range g.Live() {
-			r.vm.Service = append(r.vm.Service, *e)
+		for i := range g.Entries {
+			if e := &g.Entries[i]; e.Fate == layer.Effective || e.Fate == layer.Clears {
+				r.vm.Service = append(r.vm.Service, *e)
+			}
 		}
 	}
 	slices.SortFunc(r.vm.Service, func(a, b layer.Entry) int { return cmp.Compare(a.Order, b.Order) })
@@ -90,6 +92,9 @@ func (r *reader) readServiceLine(e *layer.Entry) {
 	counted := "Service." + e.Key
 	from := From{Origin: e.Origin, Key: e.Key, Shown: Show(e.Assignment), ID: counted + "[" + strconv.Itoa(r.counts[counted]) + "]"}
 	r.counts[counted]++
+	if e.Fate == layer.Clears {
+		return
+	}
 	var c Credential
 	var err error
 	accepted := acceptedLoad

@@ -89,8 +89,11 @@ type VM struct {
 
 	Runner Setting[string]
 
-	// Service are the live assignments of [Service], in order; they pass
-	// through to the unit. StopTimeout is its TimeoutStopSec=, 0 for infinity.
+	// RestartIfChanged is for ampoule apply alone.
+	RestartIfChanged Setting[bool]
+
+	// Service are the live assignments of [Service], and those that clear, in
+	// order; they pass through to the unit. StopTimeout is its TimeoutStopSec=, 0 for infinity.
 	Service     []layer.Entry
 	StopTimeout Setting[time.Duration]
 	// ServiceCredentials are the credentials that [Service] loads, which
@@ -178,6 +181,7 @@ func defaults(ctx Context) *VM {
 		Console:           Setting[string]{Value: "auto"},
 		Readiness:         Setting[Readiness]{Value: Readiness{Mode: "auto"}},
 		CredentialChannel: Setting[string]{Value: "auto"},
+		RestartIfChanged:  Setting[bool]{Value: true},
 		StopTimeout:       Setting[time.Duration]{Value: DefaultStopTimeout},
 	}
 }

@@ -59,7 +59,7 @@ func (h *host) broken(vm string, link verify.Link, kind string) verify.Finding {
 	if strings.TrimSpace(last.What) == "" || last.Cure.String() == "" || strings.ContainsAny(last.What, "\n\t") {
 		h.Errorf("%+v", last)
 	}
-	h.sh("ampoule verify "+vm, ends, says(vm+": broken at "+string(link), last.What, "cure: "+last.Cure.String()))
+	h.Logf("%s: ampoule verify %s\n%s", kind, vm, h.sh("ampoule verify "+vm, ends, says(vm+": broken at "+string(link), last.What, "cure: "+last.Cure.String())))
 	return last
 }
 

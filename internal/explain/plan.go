@@ -295,10 +295,16 @@ func byDefault(key, why string) Cause {
 	return Cause{Key: key, Why: strings.TrimSuffix("by default; "+why, "; ")}
 }
 
-// unitFields lists the lines of the unit with their causes, which stand above
-// them as comments.
-func (x *Explainer) unitFields(text []byte) []Field {
-	var out []Field
+// UnitLine is one of a unit that Ampoule wrote.
+type UnitLine struct {
+	Section, Key, Value string
+	// Comment is what stands right above it, without "# ".
+	Comment string
+}
+
+// Lines splits the text of a unit that Ampoule wrote.
+func Lines(text []byte) []UnitLine {
+	var out []UnitLine
 	section, comment := "", ""
 	for line := range strings.SplitSeq(string(text), "\n") {
 		switch {
@@ -309,13 +315,24 @@ func (x *Explainer) unitFields(text []byte) []Field {
 			section = strings.Trim(line, "[]")
 		case line != "":
 			key, value, _ := strings.Cut(line, "=")
-			if key == "SetCredential" {
-				id, _, _ := strings.Cut(value, ":")
-				value = diag.Elide(id+":"+value, ":")
-			}
-			out = append(out, Field{Where: "[" + section + "] " + key, Value: value, Causes: x.unitCauses(comment)})
+			out = append(out, UnitLine{section, key, value, comment})
 		}
 		comment = ""
+	}
+	return out
+}
+
+// unitFields lists the lines of the unit with their causes, which stand above
+// them as comments.
+func (x *Explainer) unitFields(text []byte) []Field {
+	var out []Field
+	for _, l := range Lines(text) {
+		value := l.Value
+		if l.Key == "SetCredential" {
+			id, _, _ := strings.Cut(value, ":")
+			value = diag.Elide(id+":"+value, ":")
+		}
+		out = append(out, Field{Where: "[" + l.Section + "] " + l.Key, Value: value, Causes: x.unitCauses(l.Comment)})
 	}
 	return out
 }

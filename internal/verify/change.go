@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ampoule-vm/ampoule/internal/compare"
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
@@ -116,4 +117,12 @@ func (u *unit) readPlan(text string) {
 }
 
 // keysThatDiffer names the keys whose assignments make two plans differ.
-func keysThatDiffer(before, after *plan.Plan) []string { return nil }
+func keysThatDiffer(before, after *plan.Plan) []string {
+	var out []string
+	for _, c := range compare.Plans(before, after, 0) {
+		if c.Key != "" && !c.Follows && c.Needs != compare.Nothing && !slices.Contains(out, c.Key) {
+			out = append(out, c.Key)
+		}
+	}
+	return out
+}

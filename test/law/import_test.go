@@ -23,6 +23,7 @@ func order() [][]string {
 		{"internal/driver/all"},
 		{"internal/pipeline", "internal/emit", "internal/preflight"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
+		{"internal/compare"},
 		{"internal/verify"},
 		{"internal/cli"},
 		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
@@ -123,7 +124,7 @@ func permits() map[string]exceptions {
 			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/generator": "the names of all VMs", "internal/inventory": "the names of all VMs", "internal/gen": "the search path for the manual",
 		},
 		"internal/unitfile": {
-			"internal/explain": "words of command lines", "internal/verify": "what is loaded against what would be", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
+			"internal/explain": "words of command lines", "internal/compare": "how a line is shown", "internal/verify": "what is loaded against what would be", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
 			"internal/driver/drivertest": "writes VMs as files",
 		},
 		"internal/secret": {

@@ -1,9 +1,11 @@
-// Package systemd asks the host's service manager about units, over D-Bus. It
-// changes nothing: who wants to start or stop a VM has systemctl.
+// Package systemd asks the host's service manager about units, over D-Bus
+// (Client, which changes nothing), and has it reload, start and stop them
+// (Manager).
 //
 // What lives here: the connection with its deadline, many calls under way at
-// once, and the properties of a unit as plain data. What must not: which units
-// are VMs, what their states mean, and words for people.
+// once, the properties of a unit as plain data, and jobs with their results. What
+// must not: which units are VMs, what their states mean, what is to be started,
+// and words for people.
 package systemd
 
 import (
@@ -15,6 +17,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -56,6 +59,9 @@ func system(euid int) places {
 // leave it alone for longer than Patience.
 type Client struct {
 	conn *dbus.Conn
+	bus  bool // through a message bus
+	// limit is how long the other side may be silent.
+	limit *patient
 }
 
 // Connect finds the manager of this system; the error is ErrAbsent where there
@@ -70,9 +76,10 @@ func connect(ctx context.Context, p places, patience time.Duration) (*Client, er
 	}
 	var problems []error
 	for _, e := range p.endpoints {
-		conn, err := dial(ctx, e, patience)
+		limit := &patient{patience: patience}
+		conn, err := dial(ctx, e, limit)
 		if err == nil {
-			return &Client{conn}, nil
+			return &Client{conn, e.bus, limit}, nil
 		}
 		problems = append(problems, fmt.Errorf("%s: %w", e.address, explain(err)))
 	}
@@ -91,16 +98,24 @@ func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
 type patient struct {
 	net.Conn
 	patience time.Duration
+	// listens: there is nothing to be read for as long as nothing happens.
+	listens atomic.Bool
 }
 
-func (p patient) Read(b []byte) (int, error) {
-	if err := p.SetReadDeadline(time.Now().Add(p.patience)); err != nil {
-		return 0, err
+func (p *patient) Read(b []byte) (int, error) {
+	for {
+		if err := p.SetReadDeadline(time.Now().Add(p.patience)); err != nil {
+			return 0, err
+		}
+		n, err := p.Conn.Read(b)
+		if n == 0 && p.listens.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		}
+		return n, err
 	}
-	return p.Conn.Read(b)
 }
 
-func (p patient) Write(b []byte) (int, error) {
+func (p *patient) Write(b []byte) (int, error) {
 	if err := p.SetWriteDeadline(time.Now().Add(p.patience)); err != nil {
 		return 0, err
 	}
@@ -108,14 +123,14 @@ func (p patient) Write(b []byte) (int, error) {
 }
 
 // dial connects and proves who we are.
-func dial(ctx context.Context, e endpoint, patience time.Duration) (*dbus.Conn, error) {
-	dialer := net.Dialer{Timeout: patience}
+func dial(ctx context.Context, e endpoint, limit *patient) (*dbus.Conn, error) {
+	dialer := net.Dialer{Timeout: limit.patience}
 	raw, err := dialer.DialContext(ctx, "unix", e.address)
 	if err != nil {
 		return nil, err
 	}
-	raw = patient{raw, patience}
-	conn, err := dbus.NewConn(buffered{raw, bufio.NewReaderSize(raw, 64<<10)}, dbus.WithContext(ctx))
+	limit.Conn = raw
+	conn, err := dbus.NewConn(buffered{limit, bufio.NewReaderSize(limit, 64<<10)}, dbus.WithContext(ctx))
 	if err != nil {
 		raw.Close()
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +23,8 @@ import (
 // fake is a manager that answers calls by a function.
 type fake struct {
 	answer func(path dbus.ObjectPath, member string, body []any) (reply []any, refused string)
+	// tell, if not nil, gets each connection once it stands.
+	tell func(send func(signal string, body ...any))
 }
 
 // serve answers on a socket as the manager's own does, and returns the places
@@ -73,6 +76,18 @@ func (f *fake) talk(conn net.Conn) {
 }
 
 func (f *fake) messages(conn io.Writer, in io.Reader) {
+	var mu sync.Mutex
+	if f.tell != nil {
+		f.tell(func(signal string, body ...any) {
+			msg := &dbus.Message{Type: dbus.TypeSignal, Headers: map[dbus.HeaderField]dbus.Variant{
+				dbus.FieldPath: dbus.MakeVariant(managerPath), dbus.FieldInterface: dbus.MakeVariant(strings.TrimSuffix(manager, ".")), dbus.FieldMember: dbus.MakeVariant(signal),
+				dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(body...)),
+			}, Body: body}
+			mu.Lock()
+			defer mu.Unlock()
+			_ = msg.EncodeTo(conn, binary.LittleEndian)
+		})
+	}
 	for {
 		call, err := dbus.DecodeMessage(in)
 		if err != nil {
@@ -93,7 +108,10 @@ func (f *fake) messages(conn io.Writer, in io.Reader) {
 		if len(msg.Body) > 0 {
 			msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(msg.Body...))
 		}
-		if err := msg.EncodeTo(conn, binary.LittleEndian); err != nil {
+		mu.Lock()
+		err = msg.EncodeTo(conn, binary.LittleEndian)
+		mu.Unlock()
+		if err != nil {
 			return
 		}
 	}

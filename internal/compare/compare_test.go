@@ -151,6 +151,29 @@ func TestNone(t *testing.T) {
 	}
 }
 
+// TestImage: a line above an image that is not there yet is one change, and what
+// may be secret in it is not shown.
+func TestImage(t *testing.T) {
+	const later = "[MicroVM]\nImage=/nowhere/image\nMemory=1G\nSetCredential=ENV:hunter2\n"
+	for name, c := range map[string]struct{ old, new, want string }{
+		"scalar": {"1G", "2G", "vm.memory Memory: 1G > 2G @3>3 restart\n"},
+		"image":  {"nowhere/image", "nowhere/other", "vm.image.path Image: /nowhere/image > /nowhere/other @2>2 restart\n"},
+		"secret": {"hunter2", "hunter3", "vm.credentials[0].value SetCredential: … > … (changed) @4>4 restart\n"},
+	} {
+		changes := Plans(planOf(t, later), planOf(t, strings.Replace(later, c.old, c.new, 1)), 252)
+		if got := text(changes); got != c.want {
+			t.Errorf("%s: %swant %s", name, got, c.want)
+		}
+		for _, ch := range changes {
+			for _, value := range []*string{ch.From, ch.To} {
+				if value != nil && strings.Contains(*value, "hunter") {
+					t.Errorf("%s: %s", name, *value)
+				}
+			}
+		}
+	}
+}
+
 // TestEveryField: no field of a plan changes without being reported, with a key
 // where a user's line can be behind it.
 func TestEveryField(t *testing.T) {
@@ -225,6 +248,8 @@ func change(t *testing.T, path string, v reflect.Value) {
 		default:
 			t.Fatalf("%s is empty in the full plan", path)
 		}
+	case reflect.Pointer:
+		v.Set(reflect.ValueOf(&plan.Image{Path: "/srv/image"}))
 	default:
 		t.Fatalf("%s is a %v", path, v.Kind())
 	}

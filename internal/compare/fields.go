@@ -123,7 +123,7 @@ func (c *comparison) list(at place, old, now []any) {
 func (c *comparison) element(at place, j, i int, old, now any) {
 	in := place{fmt.Sprintf("%s[%d]", at.old, j), fmt.Sprintf("%s[%d]", at.now, i)}
 	switch at.path() {
-	case "unit.service", "unit.resources", "vm.command":
+	case "unit.service", "unit.resources", "vm.command", "vm.image.lines":
 		// Each is one line, or one piece of one.
 		before, after := maps.Clone(asMap(old)), maps.Clone(asMap(now))
 		delete(before, "from")
@@ -166,7 +166,7 @@ func identity(list string, e map[string]any) string {
 		return text("path")
 	case "vm.credentials", "unit.credentials":
 		return text("id") + " " + text("guest")
-	case "unit.service", "unit.resources":
+	case "unit.service", "unit.resources", "vm.image.lines":
 		return text("key") + "\x00" + text("value")
 	case "vm.command":
 		words, _ := json.Marshal(e["words"])
@@ -180,7 +180,7 @@ func identity(list string, e map[string]any) string {
 func kin(list string, e map[string]any) string {
 	text := func(name string) string { s, _ := e[name].(string); return s }
 	switch list {
-	case "unit.service", "unit.resources":
+	case "unit.service", "unit.resources", "vm.image.lines":
 		return text("key")
 	case "vm.command":
 		option, _, _ := strings.Cut(*whole(list, e), " ")
@@ -254,6 +254,8 @@ func whole(list string, v any) *string {
 		}
 	case "unit.service", "unit.resources":
 		out = spec.Show(unitfile.Assignment{Section: "Service", Key: text("key"), Value: text("value")})
+	case "vm.image.lines":
+		out = text("key") + "=" + spec.Show(unitfile.Assignment{Section: spec.Section, Key: text("key"), Value: text("value")})
 	case "vm.command":
 		words := shown("", e["words"])
 		if words != nil {
@@ -274,7 +276,7 @@ func whole(list string, v any) *string {
 func derived(path string) bool {
 	_, in, isElement := strings.Cut(path, "]")
 	switch head, _, _ := strings.Cut(path, "["); head {
-	case "vm.command", "vm.kernel_command_line_max", "vm.control", "vm.binary.search":
+	case "vm.command", "vm.kernel_command_line_max", "vm.control", "vm.binary.search", "vm.image.lines":
 		return true
 	case "unit.credentials":
 		return true // of the lines in unit.service

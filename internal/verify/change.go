@@ -37,10 +37,10 @@ func changeOf(loaded, now []byte, systemd int, drivers []driver.Driver) Change {
 	}
 	slices.Sort(c.Lines)
 	if before.plan != nil && after.plan != nil {
-		for _, key := range keysThatDiffer(before.plan, after.plan) {
-			if !slices.Contains(c.Lines, key) {
-				c.Lines = append(c.Lines, key)
-			}
+		if keys := keysThatDiffer(before.plan, after.plan); len(keys) > 0 {
+			// What Ampoule writes into the unit for them follows.
+			lines := slices.DeleteFunc(c.Lines, func(line string) bool { return slices.Contains(keys, line) || c.VM && made(line) })
+			c.Lines = append(keys, lines...)
 		}
 	}
 	if before.ampoule != "" && before.ampoule != version.Version && !c.VM && !c.Restart {
@@ -67,6 +67,15 @@ type unit struct {
 // wordsOnly are the keys that describe.
 func wordsOnly() []string {
 	return []string{"Unit.Description", "Unit.Documentation", "Unit.SourcePath"}
+}
+
+// made: Ampoule writes lines of that key into a unit, each for what the plan needs.
+func made(line string) bool {
+	return slices.Contains([]string{
+		"Unit.RequiresMountsFor", "Unit.After", "Service.BindPaths", "Service.BindReadOnlyPaths", "Service.DeviceAllow", "Service.MemoryDenyWriteExecute",
+		"Service.SupplementaryGroups", "Service.TimeoutStartSec", "Service.TimeoutStopSec", "Service.LoadCredential", "Service.LoadCredentialEncrypted",
+		"Service.SetCredential", "Service.SetCredentialEncrypted", "Service.ImportCredential",
+	}, line)
 }
 
 // readUnit leaves out the plan, which is compared as such, and what its digest

@@ -121,7 +121,7 @@ func (f *Facts) names() string {
 	if len(names) == 0 {
 		return "the credentials"
 	}
-	return strings.Join(Change{Lines: names}.said(), ", ")
+	return strings.Join(few(names), ", ")
 }
 
 func guestName(c plan.Credential) string {

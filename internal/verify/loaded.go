@@ -111,13 +111,24 @@ func (f *Facts) reloadDue(j judge) {
 
 // said names what differs, not more than there is room for.
 func (c Change) said() []string {
-	const most = 6
-	names := slices.Clone(c.Lines)
+	names := make([]string, 0, len(c.Lines))
+	for _, line := range c.Lines {
+		if section, key, ok := strings.Cut(line, "."); ok {
+			line = "[" + section + "] " + key
+		}
+		names = append(names, line+"=")
+	}
 	if c.VM && len(names) == 0 {
 		names = []string{"the plan"}
 	}
+	return few(names)
+}
+
+// few are not more names than there is room for.
+func few(names []string) []string {
+	const most = 6
 	if n := len(names) - most; n > 0 {
-		names = append(names[:most], fmt.Sprintf("and %d more", n))
+		names = append(names[:most:most], fmt.Sprintf("and %d more", n))
 	}
 	return names
 }

@@ -189,8 +189,11 @@ func (s *survey) change(f *Facts, u generator.Unit) {
 	f.Change = changeOf(loaded, u.Text, s.systemd, s.Drivers)
 	for _, l := range u.Symlinks() {
 		if target, err := os.Readlink(filepath.Join(s.Root, generator.Directory, l.Path)); err != nil || target != l.Target {
-			f.Change.Lines = append(f.Change.Lines, "Install ("+l.Path+")")
+			// A link is missing: the lines of [Install] were others.
 			f.Change.Touched = false
+			if key := "Install.WantedBy"; !slices.Contains(f.Change.Lines, key) {
+				f.Change.Lines = append(f.Change.Lines, key)
+			}
 		}
 	}
 }

@@ -28,7 +28,9 @@ func (f *Facts) declared(j judge) {
 	case f.Made == "":
 		j.unseen("no file declares it")
 	case f.Made == generator.Hidden:
-		j.saw(f.files()...)
+		for _, p := range f.Problems {
+			j.saw(p.Origin.File)
+		}
 	case f.Problems.HasErrors():
 		f.mistakes(j)
 	default:

@@ -22,7 +22,7 @@ func (f *Facts) running(j judge, broken bool) {
 		return
 	}
 	if strings.HasPrefix(f.Unit.SubState, "auto-restart") {
-		j.found(Failed, Cure{Command: "journalctl -u " + f.Unit.Name}, f.Unit.Name+" ended and is tried again: "+inventory.Ending(f.Unit))
+		j.found(Failed, Cure{Line: "mend what journalctl -u " + f.Unit.Name + " says"}, f.Unit.Name+" ended and is tried again: "+inventory.Ending(f.Unit))
 		return
 	}
 	if f.Unit.Name != unitOf(f.Name) {
@@ -50,7 +50,7 @@ func (f *Facts) running(j judge, broken bool) {
 // inactive is for a VM whose service does not run.
 func (f *Facts) inactive(j judge, broken bool) {
 	if f.Unit != nil && f.Unit.ActiveState == "failed" && !broken {
-		j.found(Failed, Cure{Command: fmt.Sprintf("journalctl -u %s; systemctl start %s", f.Unit.Name, f.Unit.Name)},
+		j.found(Failed, Cure{Line: fmt.Sprintf("mend what journalctl -u %s says, then systemctl start %s", f.Unit.Name, f.Unit.Name)},
 			f.Unit.Name+" failed: "+inventory.Ending(f.Unit))
 		return
 	}

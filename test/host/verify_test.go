@@ -236,7 +236,7 @@ func brokenRunner(h *host) {
 	h.Helper()
 	const own = "/usr/local/bin/run-own"
 	h.sh("printf '#!/bin/sh\nexec sleep infinity\n' >" + own + "; chmod 755 " + own)
-	h.file("/etc/ampoule/own.microvm", vm("stay", "LoadCredential=KEY:/etc/secrets/key", "Runner="+own))
+	h.file("/etc/ampoule/own.microvm", vm("stay", "LoadCredential=KEY:/etc/secrets/key", "Runner="+own)+"[Service]\nRestart=no\n")
 	h.file("/etc/ampoule/own.microvm.d/x.conf", "[MicroVM]\nReadiness=started\n")
 	h.sh("systemctl daemon-reload; systemctl start microvm@own", within(boots))
 	f := h.broken("own", verify.Credentials, verify.Undelivered)
@@ -244,6 +244,9 @@ func brokenRunner(h *host) {
 		h.Errorf("%q", f.What)
 	}
 	h.done(f, "printf '#!/bin/sh\nexec ampoule boot\n' >"+own+"; systemctl restart microvm@own", "let "+own+" end in: exec ampoule boot", "systemctl restart microvm@own.service")
+	h.sh("systemctl stop microvm@own; printf '#!/bin/sh\nexit 3\n' >"+own+"; systemctl start microvm@own; sleep 1; systemctl kill microvm@own", within(boots), ends)
+	h.eventually("systemctl show -P ActiveState microvm@own", ends, says("failed"))
+	h.done(h.broken("own", verify.Running, verify.Failed), "printf '#!/bin/sh\nexec ampoule boot\n' >"+own+"; systemctl start microvm@own", "journalctl -u microvm@own.service", "systemctl start")
 	h.sh("rm -r /etc/ampoule/own.microvm*")
 	f = h.broken("own", verify.Declared, verify.NotDeclared)
 	h.sh("systemctl daemon-reload")

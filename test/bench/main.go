@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/testkit/guest"
@@ -32,6 +33,13 @@ func main() {
 	}
 	if len(os.Args) > 2 && os.Args[1] == peakArgument {
 		os.Exit(tellPeak(os.Args[2:]))
+	}
+	if len(os.Args) == 3 && os.Args[1] == verifyArgument {
+		runs, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			os.Exit(2)
+		}
+		os.Exit(verifyHere(runs))
 	}
 	runs := flag.Int("runs", 20, "starts, and plans, of each kind")
 	boots := flag.Int("boots", 3, "boots to power-off of each kind")
@@ -69,6 +77,7 @@ var parts = []part{
 	{"plans", measurePlans},
 	{"parsers", measureParsers},
 	{"generator", measureGenerators},
+	{"verify", measureVerify},
 }
 
 func bench(bin string, runs, boots int, only string) error {

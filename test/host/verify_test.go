@@ -21,6 +21,9 @@ func (h *host) verify() seen {
 	h.Helper()
 	var out seen
 	text := h.sh("ampoule verify --json 2>/tmp/said; echo $? >/tmp/code; cat /tmp/said >&2")
+	if strings.Contains(text, secretValue) {
+		h.Errorf("verify says a secret:\n%s", text)
+	}
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
 		h.Fatalf("%v\n%s", err, text)
 	}

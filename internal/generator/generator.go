@@ -58,6 +58,9 @@ const (
 	Hidden State = "hidden"
 )
 
+// Orphaned is what is wrong with drop-ins of Ampoule's without a VM.
+const Orphaned = source.Orphaned
+
 // Unit is what becomes of one VM.
 type Unit struct {
 	VM, Name string

@@ -16,6 +16,9 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/diag"
 )
 
+// Orphaned is what is wrong with drop-ins without a VM.
+const Orphaned = "drop-ins for a VM that does not exist"
+
 // Suffix is that of a VM's file.
 const Suffix = ".microvm"
 
@@ -185,7 +188,7 @@ func (f *finder) notFound(name string, dirs []string) {
 	for _, dir := range dirs {
 		orphans := path.Join(dir, name+Suffix+".d")
 		if f.lookUp(dir, name+Suffix+".d") == nil {
-			f.fail(orphans, "rename or remove the directory, or add "+name+Suffix, "drop-ins for a VM that does not exist")
+			f.fail(orphans, "rename or remove the directory, or add "+name+Suffix, Orphaned)
 		}
 	}
 }

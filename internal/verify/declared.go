@@ -80,6 +80,10 @@ func (f *Facts) dropInAlone(j judge) {
 func (f *Facts) mistakes(j judge) {
 	var errors []diag.Problem
 	for _, p := range f.Problems {
+		if p.What == generator.Orphaned {
+			j.found(DropInAlone, Cure{Line: p.Accepted + "; then " + reload}, p.Origin.File+": "+p.What)
+			return
+		}
 		if p.Severity == diag.Error {
 			errors = append(errors, p)
 		}

@@ -31,6 +31,9 @@ type Facts struct {
 	// Problems are the generator's.
 	Problems diag.List
 
+	// Elsewhere: the files are not those of this host, of which alone the rest can
+	// be seen.
+	Elsewhere bool
 	// Managed: there is a service manager that could be asked.
 	Managed bool
 	// Fragment is where the unit of the generator's lies; "": there is none.

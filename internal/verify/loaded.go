@@ -16,6 +16,9 @@ func unitOf(name string) string { return spec.UnitName(name) }
 // it holds something else follows from that.
 func (f *Facts) loaded(j judge, filesBroken bool) {
 	switch {
+	case f.Elsewhere:
+		j.unseen("the files are not this host's, and systemd is not asked")
+		return
 	case !f.Managed:
 		j.unseen("systemd does not manage this system")
 		return

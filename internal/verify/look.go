@@ -90,7 +90,7 @@ func (s *survey) at(name string, wanted []string) *Facts {
 	}
 	f := s.facts[name]
 	if f == nil {
-		f = &Facts{Name: name, Root: s.root, Managed: s.managed}
+		f = &Facts{Name: name, Root: s.root, Managed: s.managed, Elsewhere: s.Root != ""}
 		s.facts[name] = f
 	}
 	return f

@@ -174,9 +174,7 @@ func brokenFiles(h *host) {
 	h.sh("sed -i 2iKernl=/x " + webFile + "; systemctl daemon-reload")
 	h.done(h.broken("web", verify.Declared, verify.Mistakes), "sed -i 2d "+webFile+"; systemctl daemon-reload", webFile+":2", "daemon-reload")
 	h.file("/etc/ampoule/ghost.microvm.d/x.conf", "[MicroVM]\nMemory=1G\n")
-	h.broken("ghost", verify.Declared, verify.Mistakes)
-	h.sh("rm -r /etc/ampoule/ghost.microvm.d")
-	h.unbroken()
+	h.done(h.broken("ghost", verify.Declared, verify.DropInAlone), "rm -r /etc/ampoule/ghost.microvm.d", "rename or remove the directory", "daemon-reload")
 }
 
 // brokenUnits: what somebody did to the unit by hand.

@@ -1,6 +1,7 @@
 package emit
 
 import (
+	"bytes"
 	"fmt"
 	"path"
 	"strings"
@@ -66,6 +67,21 @@ func Unit(s UnitSource) ([]byte, error) {
 		s.Room.text = text
 	}
 	return text, err
+}
+
+// PlanOf reads the plan out of a unit that Unit wrote; nil where there is none, or
+// none that can be read.
+func PlanOf(unit []byte) *plan.Plan {
+	_, text, ok := bytes.Cut(unit, []byte("\nSetCredential="+rule.PlanName+":"))
+	if !ok {
+		return nil
+	}
+	text, _, _ = bytes.Cut(text, []byte("\n"))
+	p, err := plan.Parse(bytes.ReplaceAll(text, []byte(`\\`), []byte(`\`)))
+	if err != nil {
+		return nil
+	}
+	return p
 }
 
 // legible is what can stand in a comment of a unit: a path may hold anything.

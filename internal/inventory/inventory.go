@@ -108,6 +108,22 @@ func (s *survey) connect(ctx context.Context) (*systemd.Client, error) {
 
 // List returns all VMs, by name.
 func List(ctx context.Context, p Place) ([]VM, error) {
+	s, err := p.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var vms []VM
+	for _, f := range s.vms {
+		if vm, ok := f.judge(s.managed); ok {
+			vms = append(vms, vm)
+		}
+	}
+	slices.SortFunc(vms, func(a, b VM) int { return strings.Compare(a.Name, b.Name) })
+	return vms, nil
+}
+
+// all collects the facts of all VMs, those of the service manager included.
+func (p Place) all(ctx context.Context) (*survey, error) {
 	s, err := p.survey()
 	if err != nil {
 		return nil, err
@@ -122,15 +138,10 @@ func List(ctx context.Context, p Place) ([]VM, error) {
 			return nil, err
 		}
 	}
-	var vms []VM
 	for _, f := range s.vms {
 		f.runs = runningDigest(f)
-		if vm, ok := f.judge(s.managed); ok {
-			vms = append(vms, vm)
-		}
 	}
-	slices.SortFunc(vms, func(a, b VM) int { return strings.Compare(a.Name, b.Name) })
-	return vms, nil
+	return s, nil
 }
 
 func (p Place) load(tree *source.Tree, name string) pipeline.Result {

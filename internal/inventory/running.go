@@ -1,7 +1,10 @@
 package inventory
 
 import (
+	"context"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/plan"
@@ -11,6 +14,32 @@ import (
 // credentialsRoot is where the service manager has the credentials of running
 // services.
 const credentialsRoot = "/run/credentials"
+
+// Runs returns all VMs by name, each with its run: Record, Pid, and of Plans and
+// Contents those that run. What the files come to is not looked up, nor what only
+// Look asks the service manager for. managed is whether there is one.
+func Runs(ctx context.Context, p Place) (vms []*Status, managed bool, err error) {
+	s, err := p.all(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, f := range s.vms {
+		vm, ok := f.judge(s.managed)
+		if !ok {
+			continue
+		}
+		st := &Status{VM: vm}
+		st.Plans.Runs.VM, st.Plans.Loaded.VM = vm.Runs, vm.Loaded
+		if f.unit != nil {
+			st.Pid = f.unit.MainPID
+		}
+		st.fromRun(p, f.run)
+		st.runningPlan(f, p.Root)
+		vms = append(vms, st)
+	}
+	slices.SortFunc(vms, func(a, b *Status) int { return strings.Compare(a.Name, b.Name) })
+	return vms, s.managed, nil
+}
 
 // runningPlan finds the plan that runs, whole.
 //

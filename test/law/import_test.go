@@ -24,7 +24,7 @@ func order() [][]string {
 		{"internal/pipeline", "internal/emit", "internal/preflight"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
-		{"internal/verify"},
+		{"internal/verify", "internal/apply"},
 		{"internal/cli"},
 		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
 		{"internal/testkit/*", "test/*"},
@@ -88,7 +88,7 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
@@ -109,7 +109,7 @@ func permits() map[string]exceptions {
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",

@@ -50,7 +50,7 @@ func Main(argv []string, drivers []driver.Driver, errors io.Writer) int {
 	}
 	w := &Writer{Out: argv[0]}
 	if filepath.Clean(argv[0]) == Directory {
-		w.Store = storeDirectory
+		w.Store = StoreDirectory
 	}
 	// Whatever hangs (a network file system behind a link) must not take the
 	// other generators with it.
@@ -137,7 +137,7 @@ func Running(root string) []string {
 
 // LastGood reads the last good units of the host below root.
 func LastGood(root string) func(vm string) []byte {
-	store := filepath.Join(root, storeDirectory)
+	store := filepath.Join(root, StoreDirectory)
 	return func(vm string) []byte { return Last(store, vm) }
 }
 

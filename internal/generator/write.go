@@ -26,10 +26,10 @@ type Writer struct {
 	made map[string]error // directories of links
 }
 
-// storeDirectory is where last good units are kept: on the file system of the
+// StoreDirectory is where last good units are kept: on the file system of the
 // generators' directories, so that a link will do, and root's alone. The
 // directory of a running VM will not do: its user may write there.
-const storeDirectory = "/run/ampoule/generator"
+const StoreDirectory = "/run/ampoule/generator"
 
 // Open makes the store. Without one, a VM whose file breaks while it runs loses
 // its unit.

@@ -29,9 +29,9 @@ type Manager struct {
 }
 
 // Manage finds the manager of this system; the error is ErrAbsent where there is
-// none. Close ends the connection.
+// none. One that is reloading is waited for: somebody's apply may have been killed. Close ends the connection.
 func Manage(ctx context.Context) (*Manager, error) {
-	return manageAt(ctx, system(os.Geteuid()), Patience)
+	return manageAt(ctx, system(os.Geteuid()), ReloadPatience)
 }
 
 func manageAt(ctx context.Context, p places, patience time.Duration) (*Manager, error) {

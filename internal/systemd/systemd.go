@@ -79,11 +79,37 @@ func connect(ctx context.Context, p places, patience time.Duration) (*Client, er
 		limit := &patient{patience: patience}
 		conn, err := dial(ctx, e, limit)
 		if err == nil {
-			return &Client{conn, e.bus, limit}, nil
+			c := &Client{conn, e.bus, limit}
+			if !e.bus {
+				c.nudge(ctx, patience)
+			}
+			return c, nil
 		}
 		problems = append(problems, fmt.Errorf("%s: %w", e.address, explain(err)))
 	}
 	return nil, fmt.Errorf("asking systemd: %w", errors.Join(problems...))
+}
+
+// nudge makes sure that the manager listens. What reaches its own socket together
+// with the end of the greeting lies there until something else comes (seen with
+// systemd 252, where now and then the first question was never answered). What is asked here, and
+// whether it is refused, does not matter.
+func (c *Client) nudge(ctx context.Context, patience time.Duration) {
+	const pause = 50 * time.Millisecond
+	most := int(patience/pause) + 1
+	answered := make(chan *dbus.Call, most)
+	again := time.NewTicker(pause)
+	defer again.Stop()
+	for range most {
+		c.manager().Go("org.freedesktop.DBus.Peer.Ping", 0, answered)
+		select {
+		case <-answered:
+			return
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // buffered saves the many small reads of which a message is made.

@@ -77,6 +77,7 @@ func (f *fake) talk(conn net.Conn) {
 
 func (f *fake) messages(conn io.Writer, in io.Reader) {
 	var mu sync.Mutex
+	pings := 0
 	if f.tell != nil {
 		f.tell(func(signal string, body ...any) {
 			msg := &dbus.Message{Type: dbus.TypeSignal, Headers: map[dbus.HeaderField]dbus.Variant{
@@ -94,7 +95,13 @@ func (f *fake) messages(conn io.Writer, in io.Reader) {
 			return
 		}
 		text := func(field dbus.HeaderField) string { return call.Headers[field].Value().(string) }
-		reply, refused := f.answer(call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath), text(dbus.FieldMember), call.Body)
+		var reply []any
+		refused := ""
+		if text(dbus.FieldMember) != "Ping" {
+			reply, refused = f.answer(call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath), text(dbus.FieldMember), call.Body)
+		} else if pings++; pings == 1 {
+			continue // the first is lost behind the greeting, as now and then with the real one
+		}
 		msg := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{dbus.FieldReplySerial: dbus.MakeVariant(call.Serial())}, Body: reply}
 		switch {
 		case refused == "hang up":

@@ -24,7 +24,7 @@ func order() [][]string {
 		{"internal/pipeline", "internal/emit", "internal/preflight"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
-		{"internal/verify", "internal/apply"},
+		{"internal/verify", "internal/apply", "internal/clean"},
 		{"internal/cli"},
 		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
 		{"internal/testkit/*", "test/*"},
@@ -88,7 +88,7 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/clean": edges, "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
@@ -101,7 +101,7 @@ func permits() map[string]exceptions {
 		},
 		"syscall": {
 			"internal/console": edges, "internal/credential": "owner of a file", "internal/inspect": "identity of a file", "internal/control/qmp": edges, "internal/process": edges,
-			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/inventory": "names of signals", "internal/verify": "when a file changed", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
+			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/cli": "signals", "internal/inventory": "names of signals", "internal/clean": "what a file takes on the disk", "internal/verify": "when a file changed", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
 		},
 		"golang.org/x/sys/unix": {
 			"internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
@@ -109,7 +109,7 @@ func permits() map[string]exceptions {
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/clean": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",

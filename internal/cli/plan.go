@@ -70,13 +70,10 @@ func unitText(res pipeline.Result) ([]byte, error) {
 		return nil, err
 	}
 	source := emit.UnitSource{Plan: res.Draft, Resolved: res.Resolved, Main: res.Source.Fragment, Program: program}
-	if res.Image != nil {
-		source.Files = append(source.Files, res.Image.Path)
-	}
-	for _, f := range res.Source.Files {
-		path, err := filepath.Abs(f.Path)
+	for _, file := range res.Files() {
+		path, err := filepath.Abs(file)
 		if err != nil {
-			return nil, fmt.Errorf("looking for the path of %s: %w", f.Path, err)
+			return nil, fmt.Errorf("looking for the path of %s: %w", file, err)
 		}
 		source.Files = append(source.Files, path)
 	}

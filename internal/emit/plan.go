@@ -28,7 +28,7 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	row("VM", vm.Name, "")
 	if vm.Image != nil {
 		path := vm.Image.Path
-		if vm.Image.AtStart {
+		if vm.Waits() {
 			path += " (not there now; read at the start, below the lines of the host)"
 		}
 		row("Image", path, "Image")

@@ -145,7 +145,7 @@ func (s UnitSource) service() (unitfile.Block, error) {
 		entry("", "Restart", "on-failure"),
 		entry("a mistake in the files does not go away by itself", "RestartPreventExitStatus", "2"),
 	)
-	if vm.Readiness.Mode == "console" || vm.Image != nil && vm.Image.AtStart {
+	if vm.Readiness.Mode == "console" || vm.Waits() {
 		entries = append(entries, entry("a guest takes its time to boot", "TimeoutStartSec", "10min"))
 	}
 	entries = append(entries, s.state()...)
@@ -252,7 +252,7 @@ func (s UnitSource) hostPaths() []hostPath {
 			out = append(out, hostPath{p, from, write})
 		}
 	}
-	if vm.Image != nil && vm.Image.AtStart {
+	if vm.Waits() {
 		add(vm.Image.Path, "Image", false) // what of it the VM needs is not known yet
 	}
 	add(vm.Kernel, "Kernel", false)

@@ -282,14 +282,9 @@ func (g *Generator) load(u *Unit, running bool, room *emit.Room) {
 
 // unit writes the unit of a plan.
 func (g *Generator) unit(res pipeline.Result, room *emit.Room) ([]byte, error) {
-	s := emit.UnitSource{Room: room, Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Program: g.in.Program, KVMGroup: g.kvmGroup}
-	if res.Image != nil {
-		s.Files = append(s.Files, res.Image.Path)
-	}
-	for _, f := range res.Source.Files {
-		s.Files = append(s.Files, f.Path)
-	}
-	return emit.Unit(s)
+	return emit.Unit(emit.UnitSource{
+		Room: room, Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Files: res.Files(), Program: g.in.Program, KVMGroup: g.kvmGroup,
+	})
 }
 
 // fail writes the unit that says what is wrong.

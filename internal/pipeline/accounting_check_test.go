@@ -298,7 +298,7 @@ func (l *loaded) overruled() string {
 }
 
 // waits: what the line clears may be in the image, which is not there yet.
-func waits(l *loaded) bool { return l.res.Plan.VM.Image != nil && l.res.Plan.VM.Image.AtStart }
+func waits(l *loaded) bool { return l.res.Plan.VM.Waits() }
 
 // cleared judges an empty assignment.
 func (tr trial) cleared(after *loaded, e *layer.Entry, g *layer.Group, same bool) (outcome, string) {

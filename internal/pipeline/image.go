@@ -93,7 +93,7 @@ func frozen(image source.Image, resolved *layer.Resolved, origins map[string]dia
 // frozen: the host's frozen lines go over what the image says now. A plan that
 // does not wait for an image is returned as it is.
 func AtStart(p *plan.Plan, drivers []driver.Driver) (*plan.Plan, diag.List) {
-	if p == nil || p.VM.Image == nil || !p.VM.Image.AtStart {
+	if p == nil || !p.VM.Waits() {
 		return p, nil
 	}
 	host := &unitfile.File{}
@@ -117,22 +117,19 @@ func AtStart(p *plan.Plan, drivers []driver.Driver) (*plan.Plan, diag.List) {
 	}
 	own, wrong := parseImage(image)
 	resolved, twice := layer.Resolve([]*unitfile.File{own, host}, spec.Rules(id))
-	vm, refused := spec.Read(spec.Context{Identity: id, Main: main, Image: image.Dir, Hypervisors: driver.Names(drivers)}, resolved)
-	problems = slices.Concat(wrong, twice, refused, judgeImage("", image, vm))
-	part, refused := driver.Find(drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
-	problems = append(problems, refused...)
+	ctx := spec.Context{Identity: id, Main: main, Image: image.Dir, Hypervisors: driver.Names(drivers)}
+	_, merged, refused := decide(ctx, resolved, "", image, drivers)
+	problems = slices.Concat(wrong, twice, refused)
 	problems.Sort()
 	if problems.HasErrors() {
 		return nil, problems
 	}
-	merged := build(vm, part)
 	merged.VM.StopTimeout, merged.Unit, merged.Ampoule = p.VM.StopTimeout, p.Unit, p.Ampoule
 	for id, o := range p.Origins {
 		if _, ok := merged.Origins[id]; !ok {
 			merged.Origins[id] = o
 		}
 	}
-	merged.VM.Image = &plan.Image{Path: image.Dir}
 	merged.Seal()
 	return merged, problems
 }

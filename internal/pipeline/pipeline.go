@@ -59,6 +59,18 @@ type Result struct {
 	Problems diag.List
 }
 
+// Files are the paths of all files that were read, the weakest first.
+func (res *Result) Files() []string {
+	var out []string
+	if res.Image != nil {
+		out = append(out, res.Image.Path)
+	}
+	for _, f := range res.Source.Files {
+		out = append(out, f.Path)
+	}
+	return out
+}
+
 // Load runs the whole chain and reports every mistake of every link.
 func Load(in Input) Result {
 	set, problems := in.find()
@@ -105,19 +117,10 @@ func Load(in Input) Result {
 	ctx.Incomplete = ctx.Incomplete || image.What != ""
 	res.Resolved = resolved
 	res.Problems = append(res.Problems, twice...)
-	vm, wrong := spec.Read(ctx, resolved)
+	vm, p, wrong := decide(ctx, resolved, in.imageRoot(), image, in.Drivers)
+	p.Seal()
 	res.VM = vm
-	res.Problems = append(append(res.Problems, wrong...), judgeImage(in.imageRoot(), image, vm)...)
-	part, refused := driver.Find(in.Drivers, vm.Hypervisor.Value).Compose(vm, id.Architecture)
-	res.Problems = append(res.Problems, refused...)
-	p := build(vm, part)
-	if image.Dir != "" {
-		p.VM.Image = &plan.Image{Path: image.Dir}
-		if image.Absent {
-			p.VM.Image = frozen(image, resolved, p.Origins)
-		}
-		p.Seal()
-	}
+	res.Problems = append(res.Problems, wrong...)
 	res.JSON = p.AppendJSON(in.JSON[:0])
 	if n := len(res.JSON); n > plan.MaxBytes {
 		res.Problems.Add(diag.Problem{
@@ -196,6 +199,22 @@ func Architecture() string {
 	return runtime.GOARCH
 }
 
+// decide is the end of the chain: the VM that the lines describe, and its plan, of
+// which the digests are still to be computed.
+func decide(ctx spec.Context, resolved *layer.Resolved, root string, image source.Image, drivers []driver.Driver) (*spec.VM, *plan.Plan, diag.List) {
+	vm, problems := spec.Read(ctx, resolved)
+	problems = append(problems, judgeImage(root, image, vm)...)
+	part, refused := driver.Find(drivers, vm.Hypervisor.Value).Compose(vm, ctx.Identity.Architecture)
+	p := build(vm, part)
+	switch {
+	case image.Absent:
+		p.VM.Image = frozen(image, resolved, p.Origins)
+	case image.Dir != "":
+		p.VM.Image = &plan.Image{Path: image.Dir}
+	}
+	return vm, p, append(problems, refused...)
+}
+
 // build joins what every hypervisor has with the driver's part.
 func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	origins := origins{plan.Whole: vm.Main}
@@ -234,9 +253,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	for _, w := range append(append([]spec.Word{}, vm.HypervisorArgs...), vm.KernelCommandLine...) {
 		origins.add(w.From)
 	}
-	p := &plan.Plan{Schema: plan.Schema, Ampoule: version.Version, VM: part, Unit: unit(vm, origins), Origins: origins}
-	p.Seal()
-	return p
+	return &plan.Plan{Schema: plan.Schema, Ampoule: version.Version, VM: part, Unit: unit(vm, origins), Origins: origins}
 }
 
 // origins collects where assignments were written.

@@ -60,7 +60,7 @@ func checkPaths(vm *VM) error {
 		field, path string
 		optional    bool
 	}{
-		{"kernel", vm.Kernel, vm.Image != nil && vm.Image.AtStart}, {"initrd", vm.Initrd, true},
+		{"kernel", vm.Kernel, vm.Waits()}, {"initrd", vm.Initrd, true},
 		{"runner", vm.Runner, true}, {"image.path", imagePath(vm), vm.Image == nil}, {"binary.path", vm.Binary.Path, true},
 	} {
 		if f.optional && f.path == "" {

@@ -120,6 +120,10 @@ type Image struct {
 	Lines []ImageLine `json:"lines,omitempty"`
 }
 
+// Waits reports whether the VM is decided only at start, by what its image says
+// then.
+func (vm *VM) Waits() bool { return vm.Image != nil && vm.Image.AtStart }
+
 // ImageLine is an assignment of the host's files.
 type ImageLine struct {
 	Key   string `json:"key"`

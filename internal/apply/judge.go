@@ -172,19 +172,9 @@ func (f *Facts) restartDue(s *Step) string {
 		}
 		return ""
 	}
-	var keys []string
-	due := false
-	for _, c := range s.Changes {
-		if c.Needs != compare.Restart {
-			continue
-		}
-		due = true
-		if c.Key != "" && !c.Follows && !slices.Contains(keys, c.Key) {
-			keys = append(keys, c.Key)
-		}
-	}
+	keys := compare.Keys(s.Changes, compare.Restart)
 	switch {
-	case !due:
+	case !slices.ContainsFunc(s.Changes, func(c compare.Change) bool { return c.Needs == compare.Restart }):
 		return ""
 	case len(keys) == 0:
 		return "the plan is another"

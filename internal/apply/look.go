@@ -136,7 +136,7 @@ func (s *survey) files(g *generator.Generator, names []string) {
 		defer mu.Unlock()
 		f := s.facts[u.VM]
 		f.Made, f.Problems, f.Text = u.State, u.Problems, text
-		f.Masked = u.State == generator.Masked || u.State == generator.Gone && s.isMask(u.Problems)
+		f.Masked = u.Masked
 		if u.State == generator.Masked {
 			f.Text = []byte(os.DevNull)
 		}
@@ -147,14 +147,6 @@ func (s *survey) files(g *generator.Generator, names []string) {
 			target, err := os.Readlink(s.fragment(l.Path))
 			f.Linked = f.Linked && err == nil && target == l.Target
 		}
-	})
-}
-
-// isMask reports whether a VM runs whose file is a link to /dev/null.
-func (s *survey) isMask(problems diag.List) bool {
-	return slices.ContainsFunc(problems, func(p diag.Problem) bool {
-		target, err := os.Readlink(filepath.Join("/", s.root, p.Origin.File))
-		return err == nil && target == os.DevNull
 	})
 }
 

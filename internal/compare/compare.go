@@ -63,6 +63,18 @@ func Plans(before, after *plan.Plan, version int) []Change {
 	return c.changes
 }
 
+// Keys names the keys behind those changes that need one of these, each once; what
+// follows from another change is left out.
+func Keys(changes []Change, needs ...Need) []string {
+	var out []string
+	for _, c := range changes {
+		if c.Key != "" && !c.Follows && slices.Contains(needs, c.Needs) && !slices.Contains(out, c.Key) {
+			out = append(out, c.Key)
+		}
+	}
+	return out
+}
+
 // comparison collects the changes.
 type comparison struct {
 	before, after *plan.Plan

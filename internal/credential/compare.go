@@ -51,13 +51,7 @@ type Comparison struct {
 // is "", the unit holds nothing, and sources are looked at without being read.
 func Compare(ctx context.Context, reqs []Request, env Env, held string) ([]Comparison, diag.List) {
 	env.Directory = ""
-	g := &gatherer{ctx: ctx, env: env, byGuest: map[string]int{}, byHost: map[string]Request{}, imported: map[string]imported{}}
-	if g.env.Timeout <= 0 {
-		g.env.Timeout = DefaultTimeout
-	}
-	if g.env.Decrypt == nil {
-		g.env.Decrypt = SystemdCreds{}.Decrypt
-	}
+	g := newGatherer(ctx, env)
 	w := g.sort(reqs, true)
 	var out []Comparison
 	if held == "" {

@@ -20,19 +20,7 @@ import (
 // Unlike systemd, a name found nowhere is an error, and so are two sources for
 // one name in the guest.
 func Gather(ctx context.Context, reqs []Request, env Env) ([]Credential, diag.List) {
-	g := &gatherer{
-		ctx:      ctx,
-		env:      env,
-		byGuest:  map[string]int{},
-		byHost:   map[string]Request{},
-		imported: map[string]imported{},
-	}
-	if g.env.Timeout <= 0 {
-		g.env.Timeout = DefaultTimeout
-	}
-	if g.env.Decrypt == nil {
-		g.env.Decrypt = SystemdCreds{}.Decrypt
-	}
+	g := newGatherer(ctx, env)
 	w := g.sort(reqs, false)
 	// What is wrong with lines of [Service] is reported where those are checked.
 	g.service = new(gatherer).sort(env.Service, true)
@@ -49,6 +37,16 @@ func Gather(ctx context.Context, reqs []Request, env Env) ([]Credential, diag.Li
 	}
 	slices.SortFunc(g.out, func(a, b Credential) int { return cmp.Compare(a.Guest, b.Guest) })
 	return g.out, g.list
+}
+
+func newGatherer(ctx context.Context, env Env) *gatherer {
+	if env.Timeout <= 0 {
+		env.Timeout = DefaultTimeout
+	}
+	if env.Decrypt == nil {
+		env.Decrypt = SystemdCreds{}.Decrypt
+	}
+	return &gatherer{ctx: ctx, env: env, byGuest: map[string]int{}, byHost: map[string]Request{}, imported: map[string]imported{}}
 }
 
 // gatherer is the state of one Gather.

@@ -65,6 +65,9 @@ const Orphaned = source.Orphaned
 type Unit struct {
 	VM, Name string
 	State    State
+	// Masked: the VM's file is a link to /dev/null, whether the VM runs or not. It
+	// is not said of a unit that is hidden.
+	Masked bool
 	// Text is that of the unit; nil where it is masked or hidden.
 	Text     []byte
 	Links    []spec.Link
@@ -183,7 +186,9 @@ func (g *Generator) Unit(vm string, room *emit.Room) Unit {
 	u := Unit{VM: vm, Name: unitName(vm)}
 	_, running := slices.BinarySearch(g.in.Running, vm)
 	file, masked := g.tree.Masked(vm)
-	switch by := g.providers.Of(u.Name); {
+	by := g.providers.Of(u.Name)
+	u.Masked = masked && by == ""
+	switch {
 	case by != "":
 		g.hide(&u, file, by)
 	case masked && running:

@@ -13,22 +13,19 @@ import (
 // files: what is mounted there has their device and inode. One that is not there
 // is found by whoever opens it.
 func identify(vm *plan.VM, binary string) []state.File {
-	files := []struct {
-		role state.Role
-		path string
-	}{{state.KernelFile, vm.Kernel}, {state.InitrdFile, vm.Initrd}, {state.RunnerFile, vm.Runner}, {state.HypervisorFile, binary}}
+	files := []state.File{
+		{Role: state.KernelFile, Path: vm.Kernel}, {Role: state.InitrdFile, Path: vm.Initrd}, {Role: state.RunnerFile, Path: vm.Runner},
+		{Role: state.HypervisorFile, Path: binary},
+	}
 	if vm.Image != nil {
-		files = append(files, struct {
-			role state.Role
-			path string
-		}{state.ImageFile, path.Join(vm.Image.Path, spec.ImageFile)})
+		files = append(files, state.File{Role: state.ImageFile, Path: path.Join(vm.Image.Path, spec.ImageFile)})
 	}
 	var out []state.File
 	for _, f := range files {
-		if f.path == "" {
+		if f.Path == "" {
 			continue
 		}
-		if seen, err := state.Identify(f.role, f.path); err == nil {
+		if seen, err := state.Identify(f.Role, f.Path); err == nil {
 			out = append(out, seen)
 		}
 	}

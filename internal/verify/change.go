@@ -8,6 +8,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/compare"
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/emit"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/systemdkeys"
@@ -27,7 +28,8 @@ func changeOf(loaded, now []byte, systemd int, drivers []driver.Driver) Change {
 		before.settle(drivers)
 		after.settle(drivers)
 	}
-	c := Change{VM: before.digest.VM != after.digest.VM, Restart: before.digest.Unit != after.digest.Unit}
+	was, is := before.digest(), after.digest()
+	c := Change{VM: was.VM != is.VM, Restart: was.Unit != is.Unit}
 	for _, side := range [][2]map[string][]string{{before.lines, after.lines}, {after.lines, before.lines}} {
 		for key, values := range side[0] {
 			if !slices.Equal(values, side[1][key]) && !slices.Contains(c.Lines, key) {
@@ -43,8 +45,8 @@ func changeOf(loaded, now []byte, systemd int, drivers []driver.Driver) Change {
 			c.Lines = append(keys, lines...)
 		}
 	}
-	if before.ampoule != "" && before.ampoule != version.Version && !c.VM && !c.Restart {
-		return Change{Version: before.ampoule}
+	if p := before.plan; p != nil && p.Ampoule != "" && p.Ampoule != version.Version && !c.VM && !c.Restart {
+		return Change{Version: p.Ampoule}
 	}
 	for _, key := range c.Lines {
 		section, name, _ := strings.Cut(key, ".")
@@ -58,10 +60,15 @@ func changeOf(loaded, now []byte, systemd int, drivers []driver.Driver) Change {
 
 // unit is what of a unit's text has an effect.
 type unit struct {
-	lines   map[string][]string // by SECTION.KEY
-	digest  plan.Digest
-	plan    *plan.Plan
-	ampoule string
+	lines map[string][]string // by SECTION.KEY
+	plan  *plan.Plan          // nil: it carries none
+}
+
+func (u *unit) digest() plan.Digest {
+	if u.plan == nil {
+		return plan.Digest{}
+	}
+	return u.plan.Digest
 }
 
 // wordsOnly are the keys that describe.
@@ -81,16 +88,11 @@ func made(line string) bool {
 // readUnit leaves out the plan, which is compared as such, and what its digest
 // covers.
 func readUnit(text []byte) unit {
-	u := unit{lines: map[string][]string{}}
+	u := unit{lines: map[string][]string{}, plan: emit.PlanOf(text)}
 	for _, a := range unitfile.Parse("", "", text).Assignments {
 		key := a.Section + "." + a.Key
 		if a.Key == "SetCredential" {
-			name, value, _ := strings.Cut(a.Value, ":")
-			if name == rule.ProblemsName {
-				continue
-			}
-			if name == rule.PlanName {
-				u.readPlan(value)
+			if name, _, _ := strings.Cut(a.Value, ":"); name == rule.ProblemsName || name == rule.PlanName {
 				continue
 			}
 		}
@@ -113,25 +115,11 @@ func (u *unit) settle(drivers []driver.Driver) {
 		delete(u.lines, key)
 	}
 	if p, _ := pipeline.AtStart(u.plan, drivers); p != nil {
-		u.plan, u.digest.VM = p, p.Digest.VM
+		u.plan = p
 	}
-}
-
-func (u *unit) readPlan(text string) {
-	p, err := plan.Parse([]byte(strings.ReplaceAll(text, `\\`, `\`)))
-	if err != nil {
-		return
-	}
-	u.plan, u.digest, u.ampoule = p, p.Digest, p.Ampoule
 }
 
 // keysThatDiffer names the keys whose assignments make two plans differ.
 func keysThatDiffer(before, after *plan.Plan) []string {
-	var out []string
-	for _, c := range compare.Plans(before, after, 0) {
-		if c.Key != "" && !c.Follows && c.Needs != compare.Nothing && !slices.Contains(out, c.Key) {
-			out = append(out, c.Key)
-		}
-	}
-	return out
+	return compare.Keys(compare.Plans(before, after, 0), compare.Reload, compare.Restart)
 }

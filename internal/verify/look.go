@@ -141,10 +141,7 @@ func (s *survey) files(names []string) {
 		f := s.facts[u.VM]
 		mu.Unlock()
 		f.Made, f.Problems, f.Files = u.State, u.Problems, u.Files
-		f.Masked = u.State == generator.Masked
-		if u.State == generator.Gone {
-			f.Masked = slices.ContainsFunc(u.Problems, func(p diag.Problem) bool { return isMask(filepath.Join(s.Root, p.Origin.File)) })
-		}
+		f.Masked = u.Masked
 		if f.Files != nil {
 			f.Files.JSON = nil // memory of the generator's
 		}

@@ -111,7 +111,7 @@ func (f *Facts) oldPlan(j judge, runs plan.Digest) {
 }
 
 // waits: the plan waits for an image.
-func waits(p *plan.Plan) bool { return p != nil && p.VM.Image != nil && p.VM.Image.AtStart }
+func waits(p *plan.Plan) bool { return p != nil && p.VM.Waits() }
 
 // changedKeys names what differs between the plan that runs and that of the
 // files, where both are known.

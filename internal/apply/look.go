@@ -104,9 +104,8 @@ func (s *survey) leftOver() {
 		return // there are no generated units
 	}
 	for _, e := range entries {
-		name, ok := strings.CutPrefix(e.Name(), "microvm@")
-		name, ok2 := strings.CutSuffix(name, ".service")
-		if !ok || !ok2 || spec.CheckName(name) != nil {
+		name, ok := spec.VMOf(e.Name())
+		if !ok {
 			continue
 		}
 		f := s.at(name)

@@ -204,7 +204,7 @@ func (s *survey) units(client *systemd.Client) error {
 		}
 		// A copy of a unit names the same file. The VM's own counts, or else one
 		// that is up.
-		if old := s.at(name).unit; old == nil || old.Name != spec.UnitName(name) && (u.Name == spec.UnitName(name) || isUp(u)) {
+		if old := s.at(name).unit; old == nil || old.Name != spec.UnitName(name) && (u.Name == spec.UnitName(name) || IsUp(u)) {
 			s.at(name).unit = u
 		}
 	}
@@ -217,19 +217,27 @@ func (s *survey) units(client *systemd.Client) error {
 }
 
 // custom finds the service of a VM that runs under a unit of another name.
-func (f *facts) custom(client *systemd.Client) error {
-	if f.run == nil || !f.run.Running || !f.run.Service || f.run.Pid == 0 || f.unit != nil && isUp(f.unit) {
-		return nil
+func (f *facts) custom(client *systemd.Client) (err error) {
+	f.unit, err = ServiceOf(client, f.unit, f.run)
+	return err
+}
+
+// ServiceOf is the service in which a VM runs: its own unit if that is up, else the
+// one of another name to which the process of the run belongs. Where there is none
+// it is the VM's own, which may be nil.
+func ServiceOf(client *systemd.Client, own *systemd.Unit, run *state.Instance) (*systemd.Unit, error) {
+	if run == nil || !run.Running || !run.Service || run.Pid == 0 || own != nil && IsUp(own) {
+		return own, nil
 	}
-	name, err := client.UnitOfPID(f.run.Pid)
+	name, err := client.UnitOfPID(run.Pid)
 	if err != nil || !strings.HasSuffix(name, ".service") {
-		return nil // it has just ended, or is in no service after all
+		return own, nil // it has just ended, or is in no service after all
 	}
 	u, err := client.Unit(name)
-	if err == nil && u.MainPID == f.run.Pid {
-		f.unit = &u
+	if err == nil && u.MainPID == run.Pid {
+		return &u, nil
 	}
-	return err
+	return own, err
 }
 
 // isOurs tells our units from others of the same pattern.

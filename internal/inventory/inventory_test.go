@@ -138,7 +138,7 @@ func TestDigestOf(t *testing.T) {
 	}{
 		{nil, ""}, {[]string{"ampoule", "run", "--digest=" + one}, one}, {[]string{"--digest=sha256:\x1b[2J"}, ""}, {[]string{"--digest", one}, ""},
 	} {
-		if got := digestOf(c.argv); got != c.want {
+		if got := DigestOf(c.argv); got != c.want {
 			t.Errorf("%q: %q", c.argv, got)
 		}
 	}

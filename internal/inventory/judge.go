@@ -77,7 +77,7 @@ func (f *facts) judge(managed bool) (VM, bool) {
 	}
 	u := f.unit
 	byHand := f.run != nil && f.run.Running && !f.run.Service
-	if u != nil && u.LoadState != "not-found" || u != nil && isUp(u) {
+	if u != nil && u.LoadState != "not-found" || u != nil && IsUp(u) {
 		f.fromUnit(&vm)
 	} else {
 		u = nil
@@ -109,8 +109,8 @@ func (f *facts) fromUnit(vm *VM) {
 	u := f.unit
 	vm.Unit, vm.Since, vm.Memory = u.Name, u.Changed, u.Memory
 	vm.LoadState, vm.ActiveState, vm.SubState = u.LoadState, u.ActiveState, u.SubState
-	vm.Running, vm.ReloadDue = isUp(u), f.reloadDue()
-	vm.Loaded = digestOf(u.ExecStart)
+	vm.Running, vm.ReloadDue = IsUp(u), f.reloadDue()
+	vm.Loaded = DigestOf(u.ExecStart)
 	if vm.File == "" && isOurs(u) {
 		vm.File = u.SourcePath
 	}
@@ -206,7 +206,7 @@ func (f *facts) remark(vm *VM, u *systemd.Unit) {
 	add(vm.Running && u != nil && (refuses(u) || f.tells(emit.KeptWords)), FilesBroken)
 	add(vm.Running && !vm.ByHand && vm.Runs != "" && vm.Loaded != "" && vm.Runs != vm.Loaded && !f.merged(vm.Loaded), OtherPlan)
 	add(vm.ReloadDue && u != nil, FilesChanged)
-	add(u != nil && u.Name != spec.UnitName(vm.Name) && isUp(u) && spec.CheckName(vm.Name) == nil, "as "+vm.Unit)
+	add(u != nil && u.Name != spec.UnitName(vm.Name) && IsUp(u) && spec.CheckName(vm.Name) == nil, "as "+vm.Unit)
 }
 
 // merged: what runs waited for its image, and came to the plan of that digest.
@@ -214,8 +214,8 @@ func (f *facts) merged(digest string) bool {
 	return f.run != nil && f.run.Record != nil && f.run.Record.Merged == digest
 }
 
-// isUp: anything of the service may be running.
-func isUp(u *systemd.Unit) bool {
+// IsUp: anything of the service may be running.
+func IsUp(u *systemd.Unit) bool {
 	return u.ActiveState != "" && u.ActiveState != "inactive" && u.ActiveState != "failed"
 }
 
@@ -243,8 +243,8 @@ func (f *facts) reloadDue() bool {
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// digestOf is the digest of the plan on a command line of ampoule run.
-func digestOf(argv []string) string {
+// DigestOf is the digest of the plan on a command line of ampoule run.
+func DigestOf(argv []string) string {
 	for _, arg := range argv {
 		if digest, ok := strings.CutPrefix(arg, "--digest="); ok && digestForm.MatchString(digest) {
 			return digest
@@ -259,12 +259,12 @@ func runningDigest(f *facts) string {
 	if f.run != nil && f.run.Running && f.run.Record != nil && digestForm.MatchString(f.run.Record.PlanDigest) {
 		return f.run.Record.PlanDigest
 	}
-	if f.unit == nil || f.unit.MainPID == 0 || !isUp(f.unit) {
+	if f.unit == nil || f.unit.MainPID == 0 || !IsUp(f.unit) {
 		return ""
 	}
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", f.unit.MainPID))
 	if err != nil {
 		return ""
 	}
-	return digestOf(strings.Split(string(line), "\x00"))
+	return DigestOf(strings.Split(string(line), "\x00"))
 }

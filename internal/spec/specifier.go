@@ -34,6 +34,13 @@ type Identity struct {
 // Unit returns the name of the VM's service.
 func (id Identity) Unit() string { return UnitName(id.Name) }
 
+// VMOf is the VM of a service of that name; false: it is none that UnitName gives.
+func VMOf(unit string) (name string, ok bool) {
+	name, begins := strings.CutPrefix(unit, "microvm@")
+	name, ends := strings.CutSuffix(name, ".service")
+	return name, begins && ends && CheckName(name) == nil
+}
+
 // UnitName returns the service of the VM of that name.
 func UnitName(name string) string { return "microvm@" + name + ".service" }
 

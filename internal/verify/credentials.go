@@ -6,6 +6,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/inventory"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/state"
@@ -26,7 +27,7 @@ func (f *Facts) credentials(j judge, broken bool) {
 	}
 	wanted := f.wanted()
 	rec := f.record()
-	if wanted == 0 && (f.Plan != nil || f.declaredPlan() != nil) {
+	if wanted == 0 && f.plan() != nil {
 		j.saw("it has none")
 		return
 	}
@@ -57,21 +58,17 @@ func (f *Facts) credentials(j judge, broken bool) {
 
 // wanted is how many credentials the guest of the plan that runs has.
 func (f *Facts) wanted() int {
-	p := f.Plan
-	if p == nil {
-		p = f.declaredPlan()
+	if p := f.plan(); p != nil {
+		return len(p.VM.Credentials)
 	}
-	if p == nil {
-		return 0
-	}
-	return len(p.VM.Credentials)
+	return 0
 }
 
 // ownWay: the VM was started by a runner of the user's own, or by a command of
 // [Service], and no ampoule boot of this activation has said what it delivered.
 func (f *Facts) ownWay(rec *state.Record) bool {
 	if rec == nil {
-		return f.Root && f.Process != nil && digestOf(f.Process.Argv) == ""
+		return f.Root && f.Process != nil && inventory.DigestOf(f.Process.Argv) == ""
 	}
 	if f.Unit != nil && f.Unit.Invocation != "" && rec.Invocation != f.Unit.Invocation {
 		return true
@@ -81,10 +78,7 @@ func (f *Facts) ownWay(rec *state.Record) bool {
 
 // runner is the Runner= of the plan that runs.
 func (f *Facts) runner() string {
-	if f.Plan != nil {
-		return f.Plan.VM.Runner
-	}
-	if p := f.declaredPlan(); p != nil {
+	if p := f.plan(); p != nil {
 		return p.VM.Runner
 	}
 	return ""
@@ -108,12 +102,8 @@ func (f *Facts) undelivered(j judge) {
 
 // names are those of the guest's credentials.
 func (f *Facts) names() string {
-	p := f.Plan
-	if p == nil {
-		p = f.declaredPlan()
-	}
 	var names []string
-	if p != nil {
+	if p := f.plan(); p != nil {
 		for _, c := range p.VM.Credentials {
 			names = append(names, guestName(c))
 		}

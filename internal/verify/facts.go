@@ -1,11 +1,10 @@
 package verify
 
 import (
-	"strings"
-
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/generator"
+	"github.com/ampoule-vm/ampoule/internal/inventory"
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
@@ -127,7 +126,7 @@ func (f *Facts) unitName() string {
 
 // up: the service runs, starts or stops.
 func (f *Facts) up() bool {
-	return f.Unit != nil && f.Unit.ActiveState != "" && f.Unit.ActiveState != "inactive" && f.Unit.ActiveState != "failed"
+	return f.Unit != nil && inventory.IsUp(f.Unit)
 }
 
 // byHand: the VM runs without a service.
@@ -144,6 +143,15 @@ func (f *Facts) record() *state.Record {
 	return f.Run.Record
 }
 
+// plan is the one that runs, or, where that is not known, what the files come to;
+// nil: neither is.
+func (f *Facts) plan() *plan.Plan {
+	if f.Plan != nil {
+		return f.Plan
+	}
+	return f.declaredPlan()
+}
+
 // digest is that of the plan that runs, empty where it is not known.
 func (f *Facts) digest() plan.Digest {
 	switch rec := f.record(); {
@@ -152,19 +160,9 @@ func (f *Facts) digest() plan.Digest {
 	case rec != nil:
 		return plan.Digest{VM: rec.PlanDigest, Unit: rec.UnitDigest}
 	case f.Process != nil:
-		return plan.Digest{VM: digestOf(f.Process.Argv)}
+		return plan.Digest{VM: inventory.DigestOf(f.Process.Argv)}
 	}
 	return plan.Digest{}
-}
-
-// digestOf is the digest of the plan on a command line of ampoule run.
-func digestOf(argv []string) string {
-	for _, arg := range argv {
-		if digest, ok := strings.CutPrefix(arg, "--digest="); ok {
-			return digest
-		}
-	}
-	return ""
 }
 
 // shadowed are the lines of the files that do not count, with those in whose

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/generator"
+	"github.com/ampoule-vm/ampoule/internal/inventory"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
@@ -53,7 +54,7 @@ func (f *Facts) carries() string {
 	if f.Unit == nil {
 		return ""
 	}
-	if d := digestOf(f.Unit.ExecStart); d != "" {
+	if d := inventory.DigestOf(f.Unit.ExecStart); d != "" {
 		return "plan " + short(d)
 	}
 	return ""
@@ -179,7 +180,7 @@ func (f *Facts) thenRestart() string {
 // commandReplaced: what systemd would start is not what the unit of the
 // generator's starts.
 func (f *Facts) commandReplaced() bool {
-	return f.Unit != nil && len(f.Unit.ExecStart) > 0 && digestOf(f.Unit.ExecStart) == "" &&
+	return f.Unit != nil && len(f.Unit.ExecStart) > 0 && inventory.DigestOf(f.Unit.ExecStart) == "" &&
 		!slices.Contains(f.Unit.ExecStart, "resume") && !slices.Contains(f.Unit.ExecStart, "refuse")
 }
 

@@ -202,9 +202,8 @@ func (s *survey) leftOver(names []string) {
 		return
 	}
 	for _, e := range entries {
-		name, ok := strings.CutPrefix(e.Name(), "microvm@")
-		name, ok2 := strings.CutSuffix(name, ".service")
-		if !ok || !ok2 || spec.CheckName(name) != nil || s.facts[name] != nil && s.facts[name].Made != "" {
+		name, ok := spec.VMOf(e.Name())
+		if !ok || s.facts[name] != nil && s.facts[name].Made != "" {
 			continue
 		}
 		if f := s.at(name, names); f != nil {
@@ -267,7 +266,7 @@ func (s *survey) units(client *systemd.Client) error {
 	}
 	for _, f := range s.facts {
 		s.gone(f)
-		if err := custom(client, f); err != nil {
+		if f.Unit, err = inventory.ServiceOf(client, f.Unit, f.Run); err != nil {
 			return err
 		}
 	}
@@ -277,22 +276,6 @@ func (s *survey) units(client *systemd.Client) error {
 // vmOf is the VM of a unit's name.
 func vmOf(unit string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(unit, "microvm@"), ".service")
-}
-
-// custom finds the service of a VM that runs in a unit of another name.
-func custom(client *systemd.Client, f *Facts) error {
-	if f.Run == nil || !f.Run.Running || !f.Run.Service || f.Run.Pid == 0 || f.up() {
-		return nil
-	}
-	name, err := client.UnitOfPID(f.Run.Pid)
-	if err != nil || !strings.HasSuffix(name, ".service") {
-		return nil // it has just ended, or is in no service after all
-	}
-	u, err := client.Unit(name)
-	if err == nil && u.MainPID == f.Run.Pid {
-		f.Unit = &u
-	}
-	return err
 }
 
 // processes looks at what runs, and at the sources of its credentials.
@@ -326,10 +309,7 @@ func (s *survey) processes(ctx context.Context, f *Facts) {
 			held = ""
 		}
 	}
-	if p := f.Plan; p != nil || f.declaredPlan() != nil {
-		if p == nil {
-			p = f.declaredPlan()
-		}
+	if p := f.plan(); p != nil {
 		f.Compared, f.Sources = credential.Compare(ctx, requests(p), credential.HostEnv(f.unitName(), ""), held)
 	}
 }

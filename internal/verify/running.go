@@ -79,14 +79,11 @@ func (f *Facts) startedByHand(j judge) {
 
 // declaredPlan is what the files come to now.
 func (f *Facts) declaredPlan() *plan.Plan {
-	if f.Files == nil || f.Problemed() {
-		return nil
+	if f.Files == nil || f.Problems.HasErrors() || f.Made == generator.Hidden {
+		return nil // it cannot become a unit
 	}
 	return f.Files.Plan
 }
-
-// Problemed reports whether the files cannot become a unit.
-func (f *Facts) Problemed() bool { return f.Problems.HasErrors() || f.Made == generator.Hidden }
 
 // oldPlan: what runs was started from another plan than the one that is loaded,
 // which is that of the files.

@@ -15,7 +15,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/emit"
 	"github.com/ampoule-vm/ampoule/internal/inventory"
 	"github.com/ampoule-vm/ampoule/internal/plan"
-	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
@@ -69,11 +68,11 @@ func statusCommand(s Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			name := strings.TrimPrefix(strings.TrimSuffix(args[0], ".service"), "microvm@")
-			if source.IsFile(name) {
-				return fmt.Errorf("status takes the NAME of a VM; %s is a FILE, and ampoule check looks at it", args[0])
+			names, err := vmNames("status", args)
+			if err != nil {
+				return err
 			}
-			st, err := inventory.Look(cmd.Context(), place, name)
+			st, err := inventory.Look(cmd.Context(), place, names[0])
 			if err != nil {
 				return err
 			}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/emit"
-	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/verify"
 )
 
@@ -76,26 +75,19 @@ func verifyCommand(s Streams) *cobra.Command {
 	var root string
 	var strict, asJSON bool
 	cmd := &cobra.Command{
-		Use:     "verify [NAME…]",
-		Short:   "Check each link from a VM's files to its guest, with the cure for what is broken",
-		Long:    verifyLong,
-		Example: "  ampoule verify\n  ampoule verify web\n  ampoule verify --json | jq '.vms[].links[].findings[].cure'",
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			names, _ := completeVM(cmd, args, word)
-			return names, cobra.ShellCompDirectiveNoFileComp
-		},
+		Use:               "verify [NAME…]",
+		Short:             "Check each link from a VM's files to its guest, with the cure for what is broken",
+		Long:              verifyLong,
+		Example:           "  ampoule verify\n  ampoule verify web\n  ampoule verify --json | jq '.vms[].links[].findings[].cure'",
+		ValidArgsFunction: completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			place, err := placeOf(cmd, root)
 			if err != nil {
 				return err
 			}
-			names := make([]string, 0, len(args))
-			for _, arg := range args {
-				name := strings.TrimPrefix(strings.TrimSuffix(arg, ".service"), "microvm@")
-				if source.IsFile(name) {
-					return fmt.Errorf("verify takes the NAME of a VM; %s is a FILE, and ampoule check looks at it", arg)
-				}
-				names = append(names, name)
+			names, err := vmNames("verify", args)
+			if err != nil {
+				return err
 			}
 			program, err := ownPath()
 			if err != nil {

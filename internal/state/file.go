@@ -7,7 +7,8 @@ import (
 )
 
 // File is a file of the host as a run found it when it started: enough to see
-// later that another one lies there, or that it was written to.
+// later that another one lies there, or that it was written to: then what Identify
+// says of its path is not equal any more.
 type File struct {
 	// Role says what it is to the VM, in the words of Role.
 	Role Role   `json:"role"`
@@ -47,9 +48,4 @@ func Identify(role Role, path string) (File, error) {
 		Role: role, Path: path, Device: st.Dev, Inode: st.Ino, Size: st.Size,
 		Changed: st.Ctim.Nano(),
 	}, nil
-}
-
-// Same reports whether both are the same file, not written to in between.
-func (f File) Same(other File) bool {
-	return f.Device == other.Device && f.Inode == other.Inode && f.Size == other.Size && f.Changed == other.Changed
 }

@@ -5,12 +5,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/state"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
@@ -42,18 +42,30 @@ func (s *survey) dropIns(names []string) {
 
 func (s *survey) read(f *Facts, paths []string, shared bool) {
 	for _, path := range paths {
-		at := filepath.Join(s.Root, path)
-		d := DropIn{Path: path, Shared: shared, Changed: newer(at, f.Fragment)}
-		data, err := os.ReadFile(at)
-		if err != nil {
+		lines, ok := s.lines(path)
+		if !ok {
 			continue
 		}
-		lines := unitfile.Parse(path, "", data).Assignments
+		d := DropIn{Path: path, Shared: shared, Changed: newer(filepath.Join(s.Root, path), f.Fragment)}
 		for i := range lines {
 			d.take(f, &lines[i])
 		}
 		f.DropIns = append(f.DropIns, d)
 	}
+}
+
+// lines are those of a drop-in, which may be of a thousand VMs and is read once.
+func (s *survey) lines(path string) (lines []unitfile.Assignment, ok bool) {
+	if lines, ok = s.parsed[path]; ok {
+		return lines, true
+	}
+	data, err := os.ReadFile(filepath.Join(s.Root, path))
+	if err != nil {
+		return nil, false
+	}
+	lines = unitfile.Parse(path, "", data).Assignments
+	s.parsed[path] = lines
+	return lines, true
 }
 
 // take looks at one line.
@@ -87,25 +99,12 @@ func replaces(p *plan.Plan, a Assignment) bool {
 
 // newer: the file was written, or came to its place, after the other one.
 func newer(path, than string) bool {
-	a, ok := changed(path)
-	b, ok2 := changed(than)
-	return ok && ok2 && a.After(b)
-}
-
-// changed is when a file last changed, by the clock as it was then.
-func changed(path string) (time.Time, bool) {
-	if path == "" {
-		return time.Time{}, false
-	}
-	info, err := os.Stat(path)
+	a, err := state.Identify("", path)
 	if err != nil {
-		return time.Time{}, false
+		return false
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return time.Time{}, false
-	}
-	return time.Unix(st.Ctim.Unix()), true
+	b, err := state.Identify("", than)
+	return err == nil && a.Changed > b.Changed
 }
 
 // gone settles which drop-ins are of the loaded unit: one that is not in memory
@@ -117,8 +116,8 @@ func (s *survey) gone(f *Facts) {
 		case f.Unit == nil:
 			d.Changed = false
 		case f.up():
-			at, ok := changed(d.Path)
-			d.Late = ok && !f.Unit.Started.IsZero() && at.After(f.Unit.Started)
+			file, err := state.Identify("", d.Path)
+			d.Late = err == nil && !f.Unit.Started.IsZero() && time.Unix(0, file.Changed).After(f.Unit.Started)
 		}
 	}
 	if f.Unit == nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/systemd"
+	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
 // Place is where to look.
@@ -37,13 +38,14 @@ type survey struct {
 	root      bool
 	managed   bool
 	facts     map[string]*Facts
+	parsed    map[string][]unitfile.Assignment // drop-ins by their paths
 }
 
 // Look gathers the facts of VMs: of those that are named, or of all. They come
 // sorted by name, with what there is to say of no VM. The error is an
 // inventory.UnknownError for a name that nothing has.
 func Look(ctx context.Context, p Place, names []string) ([]*Facts, diag.List, error) {
-	s := &survey{Place: p, host: hostfiles.Root(p.Root), root: os.Geteuid() == 0, facts: map[string]*Facts{}}
+	s := &survey{Place: p, host: hostfiles.Root(p.Root), root: os.Geteuid() == 0, facts: map[string]*Facts{}, parsed: map[string][]unitfile.Assignment{}}
 	s.systemd = s.host.SystemdVersion()
 	s.generator = generator.New(generator.Input{
 		Root: p.Root, Dirs: p.Dirs, Drivers: p.Drivers, Program: p.Program, Running: generator.Running(p.Root), Last: generator.LastGood(p.Root),

@@ -64,7 +64,7 @@ func replacedSince(rec *state.Record) []state.File {
 	}
 	var out []state.File
 	for _, f := range rec.Files {
-		if now, err := state.Identify(f.Role, f.Path); err != nil || !now.Same(f) {
+		if now, err := state.Identify(f.Role, f.Path); err != nil || now != f {
 			out = append(out, f)
 		}
 	}

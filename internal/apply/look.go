@@ -18,13 +18,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/systemd"
 )
 
-// Place is where to look.
-type Place struct {
-	inventory.Place
-	// Program is the absolute path of ampoule, as the generator has it.
-	Program string
-}
-
 // Host is all that is known.
 type Host struct {
 	// Steps are those of all VMs, or of those that were named, by name.
@@ -36,12 +29,9 @@ type Host struct {
 }
 
 // Look says what is to be done about VMs: about those that are named, or about
-// all. The error is an inventory.UnknownError for a name that nothing has.
-func Look(ctx context.Context, p Place, names []string) (*Host, error) {
-	g := generator.New(generator.Input{
-		Root: p.Root, Dirs: p.Dirs, Drivers: p.Drivers, Program: p.Program, Running: generator.Running(p.Root), Last: generator.LastGood(p.Root),
-	})
-	runs, managed, err := inventory.Runs(ctx, p.Place)
+// all. The generator is one of the same place. The error is an inventory.UnknownError for a name that nothing has.
+func Look(ctx context.Context, p inventory.Place, g *generator.Generator, names []string) (*Host, error) {
+	runs, managed, err := inventory.Runs(ctx, p)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/compare"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/emit"
+	"github.com/ampoule-vm/ampoule/internal/generator"
+	"github.com/ampoule-vm/ampoule/internal/inventory"
 	"github.com/ampoule-vm/ampoule/internal/source"
 )
 
@@ -88,21 +90,28 @@ func vmNames(command string, args []string) ([]string, error) {
 	return names, nil
 }
 
-// lookForApply looks at the host with the eyes of the generator and of systemd.
-func lookForApply(cmd *cobra.Command, command, root string, args []string) (*apply.Host, error) {
+// declaredAt is what a command needs that compares what is declared: the place, the
+// eyes of the generator, and the names of its arguments.
+func declaredAt(cmd *cobra.Command, command, root string, args []string) (inventory.Place, *generator.Generator, []string, error) {
 	place, err := placeOf(cmd, root)
 	if err != nil {
-		return nil, err
+		return place, nil, nil, err
 	}
 	names, err := vmNames(command, args)
 	if err != nil {
-		return nil, err
+		return place, nil, nil, err
 	}
-	program, err := ownPath()
+	g, err := newGenerator(root)
+	return place, g, names, err
+}
+
+// lookForApply looks at the host with the eyes of the generator and of systemd.
+func lookForApply(cmd *cobra.Command, command, root string, args []string) (*apply.Host, error) {
+	place, g, names, err := declaredAt(cmd, command, root, args)
 	if err != nil {
 		return nil, err
 	}
-	return apply.Look(cmd.Context(), apply.Place{Place: place, Program: program}, names)
+	return apply.Look(cmd.Context(), place, g, names)
 }
 
 func jsonOfSteps(host *apply.Host) differences {

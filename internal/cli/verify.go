@@ -81,19 +81,11 @@ func verifyCommand(s Streams) *cobra.Command {
 		Example:           "  ampoule verify\n  ampoule verify web\n  ampoule verify --json | jq '.vms[].links[].findings[].cure'",
 		ValidArgsFunction: completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			place, err := placeOf(cmd, root)
+			place, g, names, err := declaredAt(cmd, "verify", root, args)
 			if err != nil {
 				return err
 			}
-			names, err := vmNames("verify", args)
-			if err != nil {
-				return err
-			}
-			program, err := ownPath()
-			if err != nil {
-				return err
-			}
-			facts, notes, err := verify.Look(cmd.Context(), verify.Place{Place: place, Program: program}, names)
+			facts, notes, err := verify.Look(cmd.Context(), place, g, names)
 			if err != nil {
 				return err
 			}

@@ -214,7 +214,7 @@ func (f *facts) merged(digest string) bool {
 	return f.run != nil && f.run.Record != nil && f.run.Record.Merged == digest
 }
 
-// IsUp: anything of the service may be running.
+// IsUp reports whether anything of the service may be running.
 func IsUp(u *systemd.Unit) bool {
 	return u.ActiveState != "" && u.ActiveState != "inactive" && u.ActiveState != "failed"
 }

@@ -22,16 +22,9 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
-// Place is where to look.
-type Place struct {
-	inventory.Place
-	// Program is the absolute path of ampoule, as the generator has it.
-	Program string
-}
-
 // survey is what is known of the host.
 type survey struct {
-	Place
+	inventory.Place
 	generator *generator.Generator
 	host      hostfiles.Root
 	systemd   int // the version
@@ -41,15 +34,12 @@ type survey struct {
 	parsed    map[string][]unitfile.Assignment // drop-ins by their paths
 }
 
-// Look gathers the facts of VMs: of those that are named, or of all. They come
-// sorted by name, with what there is to say of no VM. The error is an
-// inventory.UnknownError for a name that nothing has.
-func Look(ctx context.Context, p Place, names []string) ([]*Facts, diag.List, error) {
-	s := &survey{Place: p, host: hostfiles.Root(p.Root), root: os.Geteuid() == 0, facts: map[string]*Facts{}, parsed: map[string][]unitfile.Assignment{}}
+// Look gathers the facts of VMs: of those that are named, or of all. The generator
+// is one of the same place. The facts come sorted by name, with what there is to say
+// of no VM. The error is an inventory.UnknownError for a name that nothing has.
+func Look(ctx context.Context, p inventory.Place, g *generator.Generator, names []string) ([]*Facts, diag.List, error) {
+	s := &survey{Place: p, generator: g, host: hostfiles.Root(p.Root), root: os.Geteuid() == 0, facts: map[string]*Facts{}, parsed: map[string][]unitfile.Assignment{}}
 	s.systemd = s.host.SystemdVersion()
-	s.generator = generator.New(generator.Input{
-		Root: p.Root, Dirs: p.Dirs, Drivers: p.Drivers, Program: p.Program, Running: generator.Running(p.Root), Last: generator.LastGood(p.Root),
-	})
 	if err := s.collect(ctx, names); err != nil {
 		return nil, nil, err
 	}

@@ -23,7 +23,7 @@ const (
 // verifyArgument makes this program measure on the host on which it is started.
 const verifyArgument = "measure-verify"
 
-// verified is what was measured there: seconds, and MiB.
+// verifiedOnHost is what was measured there: seconds, and MiB.
 type verifiedOnHost struct {
 	Ours, Peer     []float64
 	Memory         float64

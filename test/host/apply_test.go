@@ -8,7 +8,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 )
 
-// stays is a VM whose runner only stays: what it boots is not the point here.
+// standIn is a VM whose runner only stays: what it boots is not the point here.
 func standIn(lines ...string) string {
 	return "[MicroVM]\nKernel=/var/lib/guest/vmlinuz\nReadiness=started\nRunner=/usr/local/bin/stay\nDisk=data.raw:size=1M\n" + strings.Join(lines, "\n") + "\n" + install
 }

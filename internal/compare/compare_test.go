@@ -88,6 +88,8 @@ func TestPlans(t *testing.T) {
 		"scalar":             {"Memory=1G", "Memory=2G", "vm.memory Memory: 1G > 2G @6>6 restart\n"},
 		"to the default":     {"VCPU=2\n", "", "vm.vcpu VCPU: 2 > 1 @5>- restart\n"},
 		"arguments":          {"-device usb-ehci", "-device usb-tablet", "vm.command[18] HypervisorArgs: -device usb-ehci > -device usb-tablet @3>3 restart\n"},
+		"secret argument":    {"-device usb-ehci", "-object secret,id=a,data=hunter2", "vm.command[18] HypervisorArgs: -device usb-ehci > - @3>- restart\nvm.command[18] HypervisorArgs: - > -object secret… @->3 restart\n"},
+		"secret word":        {"quiet", "my.token=hunter2", "vm.kernel_command_line KernelCommandLine: console=ttyS0 panic=-1 systemd.machine_id=0123456789abcdef0123456789abcdef quiet > console=ttyS0 panic=-1 systemd.machine_id=0123456789abcdef0123456789abcdef my.token… @9>9 restart\n"},
 		"accelerator":        {"Accelerator=tcg", "Accelerator=auto", "vm.accelerator[0] Accelerator: - > kvm @4>4 restart\n"},
 		"kernel words":       {"quiet", "quiet debug", "vm.kernel_command_line KernelCommandLine: console=ttyS0 panic=-1 systemd.machine_id=0123456789abcdef0123456789abcdef quiet > console=ttyS0 panic=-1 systemd.machine_id=0123456789abcdef0123456789abcdef quiet debug @9>9 restart\n"},
 		"disk added":         {"MachineID", "Disk=more.raw:size=1M\nMachineID", "vm.disks[2] Disk: - > more.raw:raw,size=1M @->12 restart\n"},

@@ -204,7 +204,9 @@ func shown(path string, v any) *string {
 		words := make([]string, len(value))
 		for i, w := range value {
 			word, _ := w.(string)
-			words[i] = unitfile.QuoteWord(word)
+			if words[i] = shorten(word); words[i] == word {
+				words[i] = unitfile.QuoteWord(word)
+			}
 		}
 		text = strings.Join(words, " ")
 	case json.Number:
@@ -217,6 +219,22 @@ func shown(path string, v any) *string {
 		text = diag.Elided // the line may be thought to be secret
 	}
 	return &text
+}
+
+// shorten keeps of a word of a command line what stands before something that may
+// be a password.
+func shorten(word string) string {
+	lower := strings.ToLower(word)
+	end := len(word)
+	for _, mark := range []string{"credential", "pass", "secret", "token", "key="} {
+		if i := strings.Index(lower, mark); i >= 0 {
+			end = min(end, i+len(mark))
+		}
+	}
+	if end < len(lower) && len(lower) == len(word) && strings.Contains(word, "=") {
+		return word[:end] + diag.Elided
+	}
+	return word
 }
 
 // number shows what counts bytes as the files have it.

@@ -257,6 +257,7 @@ func TestJudgeOthers(t *testing.T) {
 		"hidden":            {func(f *Facts) { f.Made = generator.Hidden }, Leave, Hidden},
 		"another unit":      {func(f *Facts) { f.Status.Unit = "mine.service" }, Leave, OtherUnit},
 		"masked by systemd": {func(f *Facts) { f.Status.LoadState = "masked" }, Stop, ""},
+		"starts by hand":    {func(f *Facts) { f.Status.ActiveState, f.Status.Contents.Runs = "inactive", nil }, Leave, ByHand},
 		"powers off":        {func(f *Facts) { f.Status.ActiveState = "deactivating" }, Reload, ""},
 		"plan not known":    {func(f *Facts) { f.Status.Contents.Runs = nil }, Restart, ""},
 		"plan known by its digest alone": {func(f *Facts) {

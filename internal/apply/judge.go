@@ -46,7 +46,12 @@ type Facts struct {
 func (f *Facts) unit() string { return spec.UnitName(f.Name) }
 
 // up: the service runs, starts or is about to start again.
-func (f *Facts) up() bool { return f.Status != nil && f.Status.Running && !f.Status.ByHand }
+func (f *Facts) up() bool {
+	return f.Status != nil && f.Status.Running && !f.Status.ByHand && f.Status.ActiveState != "inactive" && f.Status.ActiveState != "failed" && f.Status.ActiveState != ""
+}
+
+// runsOtherwise: a process runs the VM, and not in its service, as far as is known.
+func (f *Facts) runsOtherwise() bool { return f.Status != nil && f.Status.Running && !f.up() }
 
 func (f *Facts) systemdMask() bool { return f.Status != nil && f.Status.LoadState == "masked" }
 
@@ -57,7 +62,7 @@ func Judge(f *Facts) Step {
 	switch {
 	case f.Made == generator.Hidden:
 		s.leave(Hidden, "another file provides "+s.Unit)
-	case f.Status != nil && f.Status.ByHand:
+	case f.runsOtherwise():
 		f.byHand(&s)
 	case f.up() && f.Status.Unit != "" && f.Status.Unit != s.Unit:
 		s.leave(OtherUnit, f.Status.Unit+" runs it, a unit of somebody else's")

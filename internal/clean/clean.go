@@ -68,7 +68,7 @@ func Find(root string, known func(name string) bool) (map[string][]Item, error) 
 	out := map[string][]Item{}
 	var problems []error
 	for _, p := range places() {
-		dir := filepath.Join("/", root, p.dir)
+		dir := filepath.Join(root, p.dir)
 		r, err := os.OpenRoot(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -86,12 +86,10 @@ func Find(root string, known func(name string) bool) (map[string][]Item, error) 
 				continue
 			}
 			item := Item{Kind: p.kind, Path: path.Join(p.dir, e.Name()), Link: e.Type()&fs.ModeSymlink != 0, dir: dir, name: e.Name()}
-			if item.Link {
-				out[e.Name()] = append(out[e.Name()], item)
-				continue
-			}
-			if item.Bytes, err = sizeOf(r, e.Name()); err != nil {
-				problems = append(problems, fmt.Errorf("looking into %s: %w", item.Path, err))
+			if !item.Link { // what it leads to is another item, or nobody's business
+				if item.Bytes, err = sizeOf(r, e.Name()); err != nil {
+					problems = append(problems, fmt.Errorf("looking into %s: %w", item.Path, err))
+				}
 			}
 			out[e.Name()] = append(out[e.Name()], item)
 		}
@@ -175,8 +173,8 @@ type Users struct {
 func FindUsers(root string) Users {
 	u := Users{texts: map[string]string{}}
 	for _, dir := range hostfiles.UnitDirectories() {
-		_ = filepath.WalkDir(filepath.Join("/", root, dir), func(p string, d fs.DirEntry, err error) error {
-			name := strings.TrimPrefix(p, path.Clean("/"+root))
+		_ = filepath.WalkDir(filepath.Join(root, dir), func(p string, d fs.DirEntry, err error) error {
+			name := strings.TrimPrefix(p, filepath.Clean(root))
 			switch {
 			case err != nil:
 				return nil // it cannot be read, and nothing can be said of it

@@ -254,12 +254,14 @@ func TestJudgeOthers(t *testing.T) {
 		want   Action
 		kind   string
 	}{
-		"hidden":            {func(f *Facts) { f.Made = generator.Hidden }, Leave, Hidden},
-		"another unit":      {func(f *Facts) { f.Status.Unit = "mine.service" }, Leave, OtherUnit},
-		"masked by systemd": {func(f *Facts) { f.Status.LoadState = "masked" }, Stop, ""},
-		"starts by hand":    {func(f *Facts) { f.Status.ActiveState, f.Status.Contents.Runs = "inactive", nil }, Leave, ByHand},
-		"powers off":        {func(f *Facts) { f.Status.ActiveState = "deactivating" }, Reload, ""},
-		"plan not known":    {func(f *Facts) { f.Status.Contents.Runs = nil }, Restart, ""},
+		"hidden":             {func(f *Facts) { f.Made = generator.Hidden }, Leave, Hidden},
+		"another unit":       {func(f *Facts) { f.Status.Unit = "mine.service" }, Leave, OtherUnit},
+		"masked by systemd":  {func(f *Facts) { f.Status.LoadState = "masked" }, Stop, ""},
+		"starts by hand":     {func(f *Facts) { f.Status.ActiveState, f.Status.Contents.Runs = "inactive", nil }, Leave, ByHand},
+		"is being stopped":   {func(f *Facts) { f.Status.ActiveState, f.Status.Job = "deactivating", "stop" }, Reload, ""},
+		"powers off":         {func(f *Facts) { f.Status.ActiveState = "deactivating" }, Reload, ""},
+		"is being restarted": {func(f *Facts) { f.Status.ActiveState, f.Status.Job = "deactivating", "restart" }, Restart, ""},
+		"plan not known":     {func(f *Facts) { f.Status.Contents.Runs = nil }, Restart, ""},
 		"plan known by its digest alone": {func(f *Facts) {
 			f.Status.Contents.Runs, f.Status.Plans.Runs = nil, plan.Digest{VM: f.Declared.Digest.VM}
 		}, Reload, ""},

@@ -50,6 +50,11 @@ func (f *Facts) up() bool {
 	return f.Status != nil && f.Status.Running && !f.Status.ByHand && f.Status.ActiveState != "inactive" && f.Status.ActiveState != "failed" && f.Status.ActiveState != ""
 }
 
+// stops: it is on its way to its end, and not to start again behind it.
+func (f *Facts) stops() bool {
+	return f.Status != nil && f.Status.ActiveState == "deactivating" && f.Status.Job != "restart" && f.Status.Job != "start"
+}
+
 // runsOtherwise: a process runs the VM, and not in its service, as far as is known.
 func (f *Facts) runsOtherwise() bool { return f.Status != nil && f.Status.Running && !f.up() }
 
@@ -123,7 +128,8 @@ func (f *Facts) gone(s *Step) {
 	case f.up():
 		s.Gone, s.Why = false, f.Status.Unit+" is not Ampoule's"
 	case len(f.LoadedText) > 0:
-		s.Why, s.Reload = "no file declares it any more", true
+		// The generator may take it for running, by what a run has left.
+		s.Why, s.Reload = "no file declares it any more", f.reloadDue()
 	}
 }
 
@@ -132,13 +138,13 @@ func (f *Facts) made(s *Step) {
 	s.New = len(f.LoadedText) == 0
 	s.Reload = f.reloadDue()
 	base := f.Loaded
-	if f.up() && f.Status.Contents.Runs != nil {
+	if f.up() && !f.stops() && f.Status.Contents.Runs != nil {
 		base = f.Status.Contents.Runs
 	}
 	f.changes(s, base)
 	switch {
-	case f.up() && f.Status.ActiveState == "deactivating":
-		s.Why = "powers off"
+	case f.up() && f.stops():
+		s.Why = "is being stopped"
 	case f.up():
 		f.running(s)
 	case !f.Managed:
@@ -199,7 +205,7 @@ func (f *Facts) changes(s *Step, base *plan.Plan) {
 	if len(f.LoadedText) > 0 && len(f.Text) > 0 {
 		s.Changes = append(s.Changes, compare.Units(f.LoadedText, f.Text)...)
 	}
-	if !f.up() {
+	if !f.up() || f.stops() {
 		// What does not run takes everything at its next start.
 		for i := range s.Changes {
 			if s.Changes[i].Needs == compare.Restart {

@@ -84,7 +84,7 @@ func (s *survey) at(name string) *Facts {
 
 // fragment is where the generator's unit lies that was loaded.
 func (s *survey) fragment(unit string) string {
-	return filepath.Join("/", s.root, generator.Directory, unit)
+	return filepath.Join(s.root, generator.Directory, unit)
 }
 
 // leftOver finds the VMs that have a unit since the last daemon-reload.

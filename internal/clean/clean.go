@@ -30,6 +30,9 @@ const (
 	State Kind = "state" // disks
 	Cache Kind = "cache" // what can be found again
 	Unit  Kind = "unit"  // the last good one of a VM that ran
+	// Runtime is what a run has left that did not end in order, or whose unit was
+	// masked while it ran.
+	Runtime Kind = "runtime"
 )
 
 // Item is one thing that a VM has left.
@@ -57,6 +60,7 @@ func places() []struct {
 	return []place{
 		{State, "/var/lib/ampoule/vm"}, {State, "/var/lib/private/ampoule/vm"},
 		{Cache, "/var/cache/ampoule/vm"}, {Cache, "/var/cache/private/ampoule/vm"},
+		{Runtime, "/run/ampoule/vm"}, {Runtime, "/run/private/ampoule/vm"},
 		{Unit, generator.StoreDirectory},
 	}
 }

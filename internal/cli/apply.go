@@ -107,8 +107,11 @@ func carryOutSteps(ctx context.Context, s Streams, steps []apply.Step) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	manager, err := systemd.Manage(ctx)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return err
+	}
+	if err != nil {
+		return interrupted(s)
 	}
 	defer manager.Close()
 	show := newProgress(s.Err)
@@ -120,18 +123,18 @@ func carryOutSteps(ctx context.Context, s Streams, steps []apply.Step) error {
 		},
 	})
 	show.close()
-	failed, interrupted := false, ctx.Err() != nil
-	for _, o := range outcomes {
-		failed = failed || o.Failed() && !interrupted
-	}
 	switch {
-	case interrupted:
-		fmt.Fprintln(s.Err, "ampoule: interrupted; what systemd was asked for goes on, and ampoule apply does the rest")
-		return exitError(exitInterrupted)
-	case failed:
+	case ctx.Err() != nil:
+		return interrupted(s)
+	case slices.ContainsFunc(outcomes, apply.Outcome.Failed):
 		return exitError(exitJobFailed)
 	}
 	return codeOfLeft(steps)
+}
+
+func interrupted(s Streams) error {
+	fmt.Fprintln(s.Err, "ampoule: interrupted; what systemd was asked for goes on, and ampoule apply does the rest")
+	return exitError(exitInterrupted)
 }
 
 func codeOfLeft(steps []apply.Step) error {

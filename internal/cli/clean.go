@@ -32,9 +32,9 @@ func cleanCommand(s Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clean [NAME…]",
 		Short: "Show, and remove, what VMs have left that are not declared any more",
-		Long: "Lists the directories of VMs that no file declares and that do not run: their state, with the disks that Ampoule created, their cache, and the last unit that was kept of them. With --remove, those of the VMs that are named are removed, disks included, for good.\n\n" +
+		Long: "Lists the directories of VMs that no file declares and that do not run: their state, with the disks that Ampoule created, their cache, what a run has left in /run, and the last unit that was kept of them. With --remove, those of the VMs that are named are removed, disks included, for good.\n\n" +
 			"What belongs to a VM that is declared, masked or running is never removed, nor what a unit file in systemd's directories mentions. A VM that was run by hand from a FILE elsewhere is among those that are listed: nothing tells that it is needed again. Only root sees all of it.\n\n" +
-			"With --json: an array with an object for each VM: name, bytes (on the disk), items (kind: state, cache or unit; path, bytes, link) and kept (who has a use for it).\n\n" +
+			"With --json: an array with an object for each VM: name, bytes (on the disk), items (kind: state, cache, runtime or unit; path, bytes, link) and kept (who has a use for it).\n\n" +
 			"Exit codes: 0, also where there is nothing; 2 for bad input, with nothing removed; 1 where something could not be removed.",
 		Example:           "  ampoule clean\n  ampoule clean --remove old-web",
 		ValidArgsFunction: completeLeft,

@@ -67,6 +67,9 @@ type VM struct {
 	ReloadDue bool
 	// LoadState, ActiveState, SubState and StatusText are the service manager's.
 	LoadState, ActiveState, SubState, StatusText string
+	// Job is the type of the job that the service manager has for the service, as
+	// far as it was listed.
+	Job string
 }
 
 // judge says what the facts come to; false: there is no such VM.
@@ -109,6 +112,7 @@ func (f *facts) fromUnit(vm *VM) {
 	u := f.unit
 	vm.Unit, vm.Since, vm.Memory = u.Name, u.Changed, u.Memory
 	vm.LoadState, vm.ActiveState, vm.SubState = u.LoadState, u.ActiveState, u.SubState
+	vm.Job = u.Job
 	vm.Running, vm.ReloadDue = IsUp(u), f.reloadDue()
 	vm.Loaded = DigestOf(u.ExecStart)
 	if vm.File == "" && isOurs(u) {

@@ -137,7 +137,7 @@ func (c *Client) UnitOfPID(pid int) (string, error) {
 func (c *Client) manager() dbus.BusObject { return c.conn.Object(destination, managerPath) }
 
 // fromList reads an element of ListUnits: name, description, load state, active
-// state, sub state, …
+// state, sub state, following, object, number of its job, type of that, …
 func fromList(l []any) (Unit, error) {
 	var texts [5]string
 	for i := range texts {
@@ -149,7 +149,11 @@ func fromList(l []any) (Unit, error) {
 			return Unit{}, errors.New("systemd lists its units in a form that is not known")
 		}
 	}
-	return Unit{Name: texts[0], Description: texts[1], LoadState: texts[2], ActiveState: texts[3], SubState: texts[4], Memory: -1}, nil
+	u := Unit{Name: texts[0], Description: texts[1], LoadState: texts[2], ActiveState: texts[3], SubState: texts[4], Memory: -1}
+	if len(l) > 8 {
+		u.Job, _ = l[8].(string)
+	}
+	return u, nil
 }
 
 // question is for one property of one unit.

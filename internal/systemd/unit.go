@@ -18,6 +18,9 @@ type Unit struct {
 	LoadState string
 	// ActiveState and SubState are as in systemctl status.
 	ActiveState, SubState string
+	// Job is the type of the job that is queued or under way: start, stop, restart
+	// and so on; empty: none, or the unit was not listed.
+	Job string
 	// SourcePath is the file from which a generator made the unit.
 	SourcePath       string
 	NeedDaemonReload bool

@@ -12,7 +12,7 @@ import (
 
 // slow is a VM that takes a second to start and a second to stop.
 func slow(lines ...string) string {
-	return instead(stays, append([]string{"ExecStartPre=/bin/sleep 1", "ExecStop=/bin/sleep 1"}, lines...)...) + install
+	return instead(stays, append([]string{"ExecStartPre=/bin/sleep 1", "ExecStop=/bin/sleep 1"}, lines...)...) + install + "[Unit]\nStartLimitIntervalSec=0\n"
 }
 
 // TestApplySteps: each thing that apply does, and leaves undone, and that nothing else is
@@ -44,7 +44,8 @@ const inOrder = "and all are as they are declared\nnothing to do\n"
 func applyNew(h *host) {
 	h.Helper()
 	for _, name := range []string{"same", "changed", "removed", "broken", "masked", "hidden-by-mask"} {
-		h.file("/etc/ampoule/"+name+".microvm", instead(stays)+install)
+		// Here one is restarted oftener than systemd thinks is good for it.
+		h.file("/etc/ampoule/"+name+".microvm", instead(stays)+install+"[Unit]\nStartLimitIntervalSec=0\n")
 	}
 	h.file("/etc/ampoule/kept.microvm", "[MicroVM]\nRestartIfChanged=no\n"+instead(stays)+install)
 	h.file("/etc/ampoule/unwanted.microvm", instead(stays))

@@ -284,6 +284,26 @@ func TestJudgeOthers(t *testing.T) {
 	}
 }
 
+// TestResources: what a daemon-reload has brought is no difference, where it does
+// bring it.
+func TestResources(t *testing.T) {
+	text := func(quota string) string { return one + "\n[Service]\nCPUQuota=" + quota }
+	for version, want := range map[int]Action{252: Nothing, 257: Restart} {
+		w := &world{t: t, vms: map[string]*vm{"web": {files: text("60%"), loaded: text("60%"), runs: text("50%"), started: true}}}
+		f := w.facts()[0]
+		f.Version = version
+		if s := Judge(f); s.Action != want || s.Differs() != (want != Nothing) {
+			t.Errorf("%d: %+v", version, s)
+		}
+		w.vms["web"].loaded = text("50%")
+		f = w.facts()[0]
+		f.Version = version
+		if s := Judge(f); !s.Reload || len(s.Changes) != 1 {
+			t.Errorf("%d, not loaded: %+v", version, s)
+		}
+	}
+}
+
 // TestConverge: killed behind any of its effects and begun again, it comes to the
 // same; and then there is nothing to do.
 func TestConverge(t *testing.T) {

@@ -111,7 +111,7 @@ func (f *Facts) masked(s *Step) {
 	if !f.Masked {
 		how = "systemctl mask"
 	}
-	s.Why = "masked: " + how
+	s.Why, s.Problems = "masked: "+how, diag.List{}
 	s.Reload = f.Masked && f.reloadDue()
 	if f.up() {
 		s.Action = Stop
@@ -121,7 +121,7 @@ func (f *Facts) masked(s *Step) {
 
 // gone: nothing declares the VM.
 func (f *Facts) gone(s *Step) {
-	s.Gone = true
+	s.Gone, s.Problems = true, diag.List{} // that it runs on does not hold any more
 	switch {
 	case f.up() && f.Ours:
 		s.Action, s.Why, s.Reload = Stop, "no file declares it any more", true
@@ -201,6 +201,17 @@ func (f *Facts) restartDue(s *Step) string {
 func (f *Facts) changes(s *Step, base *plan.Plan) {
 	if base != nil {
 		s.Changes = append(s.Changes, compare.Plans(base, f.Declared, f.Version)...)
+	}
+	if f.Loaded != nil && base != f.Loaded {
+		// What a daemon-reload brings is as it was loaded last, not as it was when
+		// the VM was started.
+		byReload := func(c compare.Change) bool { return c.Needs == compare.Reload }
+		s.Changes = slices.DeleteFunc(s.Changes, byReload)
+		for _, c := range compare.Plans(f.Loaded, f.Declared, f.Version) {
+			if byReload(c) {
+				s.Changes = append(s.Changes, c)
+			}
+		}
 	}
 	if len(f.LoadedText) > 0 && len(f.Text) > 0 {
 		s.Changes = append(s.Changes, compare.Units(f.LoadedText, f.Text)...)

@@ -189,7 +189,7 @@ func (c *comparison) needs(path string) Need {
 	case name == "why", name == "cure":
 		return Nothing
 	case path == "unit.keep_running":
-		return Reload
+		return Nothing // whoever applies reads the files
 	case strings.HasPrefix(path, "unit.resources"):
 		if c.version == 256 || c.version == 257 {
 			return Restart

@@ -106,7 +106,7 @@ func TestPlans(t *testing.T) {
 		"resources":          {"CPUQuota=50%", "CPUQuota=60%", "unit.resources[0] Service.CPUQuota: 50% > 60% @21>21 daemon-reload\n"},
 		"time-out":           {"2min", "3min", "vm.stop_timeout_ms Service.TimeoutStopSec: 120000 > 180000 @22>22 restart\n"},
 		"comment":            {"VCPU=2", "# two\nVCPU=2", ""},
-		"apply":              {"VCPU=2", "VCPU=2\nRestartIfChanged=no", "unit.keep_running RestartIfChanged: - > true @->6 daemon-reload\n"},
+		"apply":              {"VCPU=2", "VCPU=2\nRestartIfChanged=no", "unit.keep_running RestartIfChanged: - > true @->6 nothing\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			after := strings.Replace(full, c.old, c.new, 1)

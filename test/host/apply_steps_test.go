@@ -91,6 +91,7 @@ func applyChanges(h *host) {
 		h.sh("ampoule apply", says("changed: restarted", "CPUQuota"))
 		h.sh("ampoule apply", not("restarted"))
 	} else {
+		h.sh("ampoule diff changed", prints("changed: as it is declared"))
 		h.sh("ampoule apply", not("restarted"))
 	}
 	h.sh("sed -i 's/^.Service.$/&\\nRestartSec=7/' /etc/ampoule/changed.microvm; ampoule diff changed", exits(1), says("changed: daemon-reload", "[Service] RestartSec", "none -> 7"))

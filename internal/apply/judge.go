@@ -27,6 +27,9 @@ type Facts struct {
 	// last daemon-reload; empty: none. Loaded is the plan of that.
 	Text, LoadedText []byte
 	Loaded           *plan.Plan
+	// Settled: the loaded unit waits for an image; Loaded is what it and the image
+	// come to now, as Declared is.
+	Settled bool
 	// Linked: what hangs the unit on others is as it would be.
 	Linked bool
 	// Ours: the loaded unit is Ampoule's.
@@ -138,15 +141,15 @@ func (f *Facts) made(s *Step) {
 	s.New = len(f.LoadedText) == 0
 	s.Reload = f.reloadDue()
 	base := f.Loaded
-	if f.up() && !f.stops() && f.Status.Contents.Runs != nil {
-		base = f.Status.Contents.Runs
+	if f.up() && !f.stops() && f.running() != nil {
+		base = f.running()
 	}
 	f.changes(s, base)
 	switch {
 	case f.up() && f.stops():
 		s.Why = "is being stopped"
 	case f.up():
-		f.running(s)
+		f.service(s)
 	case !f.Managed:
 	case f.Wanted != "" && f.failed():
 		s.Action, s.Why = Start, "failed, and "+f.Wanted+" wants it"
@@ -159,10 +162,19 @@ func (f *Facts) made(s *Step) {
 	}
 }
 
+// running is the plan that runs, as far as it can be compared with the declared
+// one: with its image where that does not wait for one.
+func (f *Facts) running() *plan.Plan {
+	if f.Status.Contents.Merged != nil && f.Declared != nil && !f.Declared.VM.Waits() {
+		return f.Status.Contents.Merged
+	}
+	return f.Status.Contents.Runs
+}
+
 func (f *Facts) failed() bool { return f.Status != nil && f.Status.ActiveState == "failed" }
 
-// running judges a service that is up.
-func (f *Facts) running(s *Step) {
+// service judges one that is up.
+func (f *Facts) service(s *Step) {
 	differs := f.restartDue(s)
 	switch {
 	case differs == "":
@@ -176,7 +188,7 @@ func (f *Facts) running(s *Step) {
 // restartDue says why what runs is not what is declared; empty: it is.
 func (f *Facts) restartDue(s *Step) string {
 	runs := f.Status.Plans.Runs
-	if runs.VM != "" && f.Status.Contents.Runs == nil {
+	if runs.VM != "" && f.running() == nil {
 		// Which plan is known, and not what is in it.
 		if inventory.Difference(runs, f.Declared.Digest) != "" {
 			return "runs another plan"
@@ -229,5 +241,11 @@ func (f *Facts) changes(s *Step, base *plan.Plan) {
 // reloadDue: systemd holds something else than the generator would give it.
 func (f *Facts) reloadDue() bool {
 	due := f.Status != nil && f.Status.ReloadDue
+	if f.Settled {
+		// The unit that waits for an image has lines of its own for that, and does
+		// the same.
+		due = due || len(compare.Plans(f.Loaded, f.Declared, f.Version)) > 0 || len(compare.Units(f.LoadedText, f.Text)) > 0
+		return due || !f.Linked
+	}
 	return due || string(f.Text) != string(f.LoadedText) || !f.Linked
 }

@@ -10,10 +10,12 @@ import (
 	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/emit"
 	"github.com/ampoule-vm/ampoule/internal/generator"
 	"github.com/ampoule-vm/ampoule/internal/hostfiles"
 	"github.com/ampoule-vm/ampoule/internal/inventory"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/systemd"
 )
@@ -46,6 +48,9 @@ func Look(ctx context.Context, p inventory.Place, g *generator.Generator, names 
 		}
 	}
 	s.files(g, names)
+	for _, f := range s.facts {
+		f.settle(p.Drivers)
+	}
 	if managed {
 		if err := s.ask(ctx); err != nil {
 			return nil, err
@@ -137,6 +142,17 @@ func (s *survey) files(g *generator.Generator, names []string) {
 			f.Linked = f.Linked && err == nil && target == l.Target
 		}
 	})
+}
+
+// settle completes the loaded plan where it waited for an image that is there now,
+// and the files come to one that does not wait.
+func (f *Facts) settle(drivers []driver.Driver) {
+	if f.Loaded == nil || f.Declared == nil || !f.Loaded.VM.Waits() || f.Declared.VM.Waits() {
+		return
+	}
+	if p, _ := pipeline.AtStart(f.Loaded, drivers); p != nil {
+		f.Loaded, f.Settled = p, true
+	}
 }
 
 // ask asks the service manager who wants the VMs that do not run, and whether

@@ -52,8 +52,13 @@ func (st *Status) runningPlan(f *facts, root string) {
 	if !st.Running {
 		return
 	}
+	if st.Record != nil && st.Record.Merged != "" {
+		if text, err := state.ReadPlan(f.run.Dir, plan.MaxBytes); err == nil {
+			st.Contents.Merged = st.parse(text, plan.Digest{VM: st.Record.Merged})
+		}
+	}
 	if !st.ByHand && f.unit != nil {
-		dir := filepath.Join("/", root, credentialsRoot, f.unit.Name)
+		dir := filepath.Join(root, credentialsRoot, f.unit.Name)
 		if text, err := state.ReadRegular(filepath.Join(dir, rule.PlanName), plan.MaxBytes); err == nil {
 			st.takeRunning(text, st.Plans.Runs)
 			return
@@ -67,12 +72,18 @@ func (st *Status) runningPlan(f *facts, root string) {
 	}
 }
 
-// takeRunning takes a plan unless it is of another VM or has another digest than
-// is known.
 func (st *Status) takeRunning(text []byte, known plan.Digest) {
+	if p := st.parse(text, known); p != nil {
+		st.Contents.Runs, st.Plans.Runs = p, p.Digest
+	}
+}
+
+// parse returns a plan unless it is of another VM or has another digest than is
+// known.
+func (st *Status) parse(text []byte, known plan.Digest) *plan.Plan {
 	p, err := plan.Parse(text)
 	if err != nil || p.VM.Name != st.Name || Difference(p.Digest, known) != "" {
-		return
+		return nil
 	}
-	st.Contents.Runs, st.Plans.Runs = p, p.Digest
+	return p
 }

@@ -56,7 +56,12 @@ type Status struct {
 type Plans struct{ Runs, Loaded, Files plan.Digest }
 
 // Contents are the three plans of a VM; a nil one is absent or not known.
-type Contents struct{ Runs, Loaded, Files *plan.Plan }
+type Contents struct {
+	Runs, Loaded, Files *plan.Plan
+	// Merged is what Runs came to with an image that was read at the start; nil:
+	// it waited for none, or that is not known.
+	Merged *plan.Plan
+}
 
 // Difference says in words what differs between two plans; empty: nothing. A
 // digest that is not known differs in nothing.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,19 +44,29 @@ const (
 // A directory that does not exist holds none. One VM that cannot be read has its
 // Problem and keeps nobody from seeing the others.
 func List(root string) ([]Instance, error) {
-	services, err := listDirectory(filepath.Join("/", root, Root))
+	services, err := listDirectory(below(root, Root))
 	if err != nil {
 		return nil, err
 	}
-	byHand, err := listDirectory(filepath.Join("/", root, ByHand))
+	byHand, err := listDirectory(below(root, ByHand))
 	return append(services, byHand...), err
+}
+
+// below is where a directory lies in the tree at root; "" is the host's own. A
+// relative root counts from the working directory.
+func below(root, dir string) string {
+	path, err := filepath.Abs(filepath.Join(cmp.Or(root, "/"), dir))
+	if err != nil {
+		return filepath.Join("/", root, dir) // there is no working directory
+	}
+	return path
 }
 
 // Services names the VMs of services below a root: those that run, and those that
 // are between a crash and their next start. Nothing is read that a VM's user may
 // have written.
 func Services(root string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join("/", root, Root))
+	entries, err := os.ReadDir(below(root, Root))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("looking for running VMs: %w", err)
 	}
@@ -63,7 +74,7 @@ func Services(root string) ([]string, error) {
 	for _, e := range entries {
 		if e.Type() == fs.ModeSymlink {
 			// systemd leaves the link behind when it removes the directory.
-			if info, err := os.Stat(filepath.Join("/", root, Root, e.Name())); err != nil || !info.IsDir() {
+			if info, err := os.Stat(filepath.Join(below(root, Root), e.Name())); err != nil || !info.IsDir() {
 				continue
 			}
 		} else if !e.IsDir() {

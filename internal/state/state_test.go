@@ -205,6 +205,10 @@ func TestServices(t *testing.T) {
 	if err != nil || !slices.Equal(names, []string{"dynamic", "plain"}) {
 		t.Errorf("%q, %v", names, err)
 	}
+	t.Chdir(filepath.Dir(root))
+	if names, err := Services(filepath.Base(root)); err != nil || len(names) != 2 {
+		t.Errorf("by a relative root: %q, %v", names, err)
+	}
 	if names, err := Services(t.TempDir()); err != nil || len(names) != 0 {
 		t.Errorf("%q, %v", names, err)
 	}

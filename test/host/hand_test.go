@@ -21,6 +21,16 @@ func TestByHand(t *testing.T) {
 		// What was refused took nothing from the one that runs.
 		h.sh("systemctl reset-failed microvm@web; systemctl start microvm@web", fails)
 		h.sh("ampoule list", says("ready", "by hand"))
+
+		// apply leaves it to whoever started it.
+		h.sh("systemctl reset-failed microvm@web; ampoule diff web")
+		h.sh("ampoule apply", says("nothing to do"))
+		h.file("/etc/ampoule/web.microvm.d/more.conf", "[MicroVM]\nMemory=600M\n")
+		h.sh("ampoule diff web", exits(1), says("Memory", "600M", "more.conf:2", "runs by hand"))
+		h.sh("ampoule apply", exits(20), says("web: left", "by hand with another plan", "ampoule stop web"))
+		h.sh("ampoule apply", exits(20), says("web: left"))
+		h.sh("ampoule list", says("ready", "by hand"))
+		h.sh("rm -r /etc/ampoule/web.microvm.d; ampoule apply; ampoule apply", says("nothing to do"))
 		h.sh("{ sleep 3; } | timeout 20 ampoule console web", ends, says("AMPOULE-REPORT"))
 		h.sh("ampoule stop web", within(2*time.Minute))
 		h.sh("cat /tmp/console /tmp/words", says("orderly-stop", "the guest powered off"))

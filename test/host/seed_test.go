@@ -136,15 +136,26 @@ func TestImageLater(t *testing.T) {
 		h.sh("pgrep -af qemu-system", says("-smp 2", "-m 520M"))
 		h.sh("ampoule list", says("ready"), not("another plan"))
 		h.unbroken()
+		h.sh("ampoule diff web; ampoule apply --dry-run", says("nothing to do"))
 		h.sh("systemctl daemon-reload")
 		h.unbroken()
 		h.sh("ampoule list", says("ready"), not("another plan"))
+		h.sh("ampoule diff web; ampoule apply", says("nothing to do"))
 
 		// The image changes, and the host's line stays above it.
 		h.sh("sed -i 's/^VCPU=2/VCPU=1/' " + images + "late/microvm.conf")
 		h.cured(h.broken("web", verify.Loaded, verify.ReloadDue))
 		h.sh(cat+"microvm@web | tail -n 300", says("info cpus 1"))
 		h.sh("pgrep -af qemu-system", says("-smp 1", "-m 520M"))
+		h.sh("ampoule apply", says("nothing to do"))
+
+		// apply brings a change as the cure has, and names it; nothing but that.
+		h.sh("sed -i 's/^VCPU=1/VCPU=2/' " + images + "late/microvm.conf")
+		h.sh("ampoule diff web", exits(1), says("VCPU", "1 -> 2", "microvm.conf:"), not("Memory", "520M"))
+		h.sh("ampoule apply", within(boots), says("web: restarted", "VCPU"))
+		h.sh("pgrep -af qemu-system", says("-smp 2", "-m 520M"))
+		h.unbroken()
+		h.sh("ampoule apply", says("nothing to do"))
 		h.sh("cp " + images + "late/vmlinuz /tmp/k && mv /tmp/k " + images + "late/vmlinuz")
 		h.cured(h.broken("web", verify.Running, verify.FileReplaced))
 		h.sh("systemctl stop microvm@web srv-late.mount", within(2*time.Minute))

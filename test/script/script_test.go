@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -74,11 +75,18 @@ var digest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 // reads $WORK and the user's number $UID, so that it is the same in every run,
 // and, unless the case sets $DIGESTS, a digest reads sha256:…, so that a change
 // of the plan shows in the cases that are about it. A secret in it is a failure
-// of any case.
+// of any case, and so is a field of a plan without an origin.
 func ampoule() int {
 	stdout, closeOut := collect()
 	stderr, closeErr := collect()
 	code := cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: stdout, Err: stderr})
+	help := slices.Contains(os.Args, "--help") || slices.Contains(os.Args, "-h")
+	if code == 0 && len(os.Args) > 2 && os.Args[1] == "plan" && !help {
+		if err := everyOrigin(os.Args[1:]); err != nil {
+			fmt.Fprintln(stderr, err)
+			code = noOrigin
+		}
+	}
 	for out, text := range map[*os.File][]byte{os.Stdout: closeOut(), os.Stderr: closeErr()} {
 		if bytes.Contains(text, []byte(secret)) {
 			code = 99

@@ -136,11 +136,11 @@ func TestImageLater(t *testing.T) {
 		h.sh("pgrep -af qemu-system", says("-smp 2", "-m 520M"))
 		h.sh("ampoule list", says("ready"), not("another plan"))
 		h.unbroken()
-		h.sh("ampoule diff web; ampoule apply --dry-run", says("nothing to do"))
+		h.sh("ampoule diff web && ampoule apply --dry-run", says("as it is declared"))
 		h.sh("systemctl daemon-reload")
 		h.unbroken()
 		h.sh("ampoule list", says("ready"), not("another plan"))
-		h.sh("ampoule diff web; ampoule apply", says("nothing to do"))
+		h.sh("ampoule diff web && ampoule apply", says("nothing to do"))
 
 		// The image changes, and the host's line stays above it.
 		h.sh("sed -i 's/^VCPU=2/VCPU=1/' " + images + "late/microvm.conf")

@@ -87,8 +87,13 @@ func (m *Manager) Start(ctx context.Context, unit string) (result string, err er
 	return m.job(ctx, "StartUnit", unit)
 }
 
-// Restart stops and starts a unit, as Start.
+// Restart stops and starts a unit that runs, as Start. Starts that were asked for
+// before do not count against it: the limit (StartLimitBurst=) is there for what
+// ends by itself, and would leave the unit stopped. A unit that has failed would
+// lose that state, and whoever is killed in between the reason to start it.
 func (m *Manager) Restart(ctx context.Context, unit string) (result string, err error) {
+	// What keeps the manager from this, it says of the restart too.
+	_ = m.client.manager().CallWithContext(ctx, manager+"ResetFailedUnit", 0, unit).Err
 	return m.job(ctx, "RestartUnit", unit)
 }
 

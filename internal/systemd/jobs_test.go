@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,12 +34,12 @@ func newJobs(t *testing.T, patience time.Duration, early bool) (*Manager, *jobs)
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		call := member
-		if len(body) > 0 {
-			call += " " + body[0].(string) + " " + body[1].(string)
+		for _, text := range body {
+			call += " " + text.(string)
 		}
 		j.calls = append(j.calls, call)
 		switch member {
-		case "Subscribe", "Reload":
+		case "Subscribe", "Reload", "ResetFailedUnit":
 			return nil, ""
 		case "StartUnit", "RestartUnit", "StopUnit":
 			if body[0] == "refused.service" {
@@ -92,8 +93,12 @@ func TestJobs(t *testing.T) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, call := range j.calls {
-		if strings.Contains(call, "Unit") && !strings.HasSuffix(call, ".service replace") {
+	reset := slices.Index(j.calls, "ResetFailedUnit web.service")
+	if restart := slices.Index(j.calls, "RestartUnit web.service replace"); reset < 0 || reset > restart {
+		t.Errorf("the starts before count: %q", j.calls)
+	}
+	for i, call := range j.calls {
+		if i != reset && strings.Contains(call, "Unit") && !strings.HasSuffix(call, ".service replace") {
 			t.Errorf("it calls %s", call)
 		}
 	}

@@ -165,7 +165,7 @@ func (f *Facts) made(s *Step) {
 // running is the plan that runs, as far as it can be compared with the declared
 // one: with its image where that does not wait for one.
 func (f *Facts) running() *plan.Plan {
-	if f.Status.Contents.Merged != nil && f.Declared != nil && !f.Declared.VM.Waits() {
+	if f.Status.Contents.Merged != nil && !f.Declared.VM.Waits() {
 		return f.Status.Contents.Merged
 	}
 	return f.Status.Contents.Runs
@@ -240,12 +240,14 @@ func (f *Facts) changes(s *Step, base *plan.Plan) {
 
 // reloadDue: systemd holds something else than the generator would give it.
 func (f *Facts) reloadDue() bool {
-	due := f.Status != nil && f.Status.ReloadDue
-	if f.Settled {
-		// The unit that waits for an image has lines of its own for that, and does
-		// the same.
-		due = due || len(compare.Plans(f.Loaded, f.Declared, f.Version)) > 0 || len(compare.Units(f.LoadedText, f.Text)) > 0
-		return due || !f.Linked
+	return f.Status != nil && f.Status.ReloadDue || !f.Linked || f.unitDiffers()
+}
+
+// unitDiffers: the loaded unit is not the one that the generator would write. One
+// that waits for an image has lines of its own for that, and does the same.
+func (f *Facts) unitDiffers() bool {
+	if !f.Settled {
+		return string(f.Text) != string(f.LoadedText)
 	}
-	return due || string(f.Text) != string(f.LoadedText) || !f.Linked
+	return len(compare.Plans(f.Loaded, f.Declared, f.Version)) > 0 || len(compare.Units(f.LoadedText, f.Text)) > 0
 }

@@ -72,6 +72,7 @@ func (st *Status) runningPlan(f *facts, root string) {
 	}
 }
 
+// takeRunning takes a text for the plan that runs, if it is that.
 func (st *Status) takeRunning(text []byte, known plan.Digest) {
 	if p := st.parse(text, known); p != nil {
 		st.Contents.Runs, st.Plans.Runs = p, p.Digest

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/ampoule-vm/ampoule/internal/cli"
 	"github.com/ampoule-vm/ampoule/internal/explain"
 )
 
@@ -49,10 +48,7 @@ func everyOrigin(arguments []string) error {
 
 // answer is what a command writes in JSON.
 func answer(to any, arguments ...string) error {
-	stdout, text := collect()
-	stderr, words := collect()
-	code := cli.Main(arguments, cli.Streams{In: os.Stdin, Out: stdout, Err: stderr})
-	out, said := text(), words()
+	code, out, said := run(arguments)
 	if code != 0 {
 		return fmt.Errorf("%q: exit code %d: %s", arguments, code, said)
 	}

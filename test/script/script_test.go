@@ -77,17 +77,15 @@ var digest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 // of the plan shows in the cases that are about it. A secret in it is a failure
 // of any case, and so is a field of a plan without an origin.
 func ampoule() int {
-	stdout, closeOut := collect()
-	stderr, closeErr := collect()
-	code := cli.Main(os.Args[1:], cli.Streams{In: os.Stdin, Out: stdout, Err: stderr})
+	code, stdout, stderr := run(os.Args[1:])
 	help := slices.Contains(os.Args, "--help") || slices.Contains(os.Args, "-h")
 	if code == 0 && len(os.Args) > 2 && os.Args[1] == "plan" && !help {
 		if err := everyOrigin(os.Args[1:]); err != nil {
-			fmt.Fprintln(stderr, err)
+			stderr = fmt.Appendln(stderr, err)
 			code = noOrigin
 		}
 	}
-	for out, text := range map[*os.File][]byte{os.Stdout: closeOut(), os.Stderr: closeErr()} {
+	for out, text := range map[*os.File][]byte{os.Stdout: stdout, os.Stderr: stderr} {
 		if bytes.Contains(text, []byte(secret)) {
 			code = 99
 		}
@@ -99,6 +97,14 @@ func ampoule() int {
 		_, _ = out.Write(text)
 	}
 	return code
+}
+
+// run is the program within this process.
+func run(arguments []string) (code int, stdout, stderr []byte) {
+	out, closeOut := collect()
+	err, closeErr := collect()
+	code = cli.Main(arguments, cli.Streams{In: os.Stdin, Out: out, Err: err})
+	return code, closeOut(), closeErr()
 }
 
 // collect returns a file, and what was written to it when it is closed.

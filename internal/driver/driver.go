@@ -2,6 +2,11 @@
 // a stateless value that turns a typed VM into the hypervisor's part of a
 // plan, and reads what the hypervisor says back. It starts nothing, opens
 // nothing and logs nothing; that is package run's work.
+//
+// A driver is a folder with these files: NAME.go (what it is, what the VM
+// becomes), args.go (words of HypervisorArgs=), features.go (the table), probe.go
+// (versions, and what an end means), and one call of drivertest. One line in
+// driver/all makes it known.
 package driver
 
 import (
@@ -24,18 +29,33 @@ type Driver interface {
 	// reads its answer: the version, and a warning if it is none that the
 	// driver was judged with.
 	Probe() (args []string, read func(output string) (version, warning string, err error))
-	// Blame finds in the hypervisor's dying words the argument that it did not
-	// like, such as "-frobnicate"; empty if they name none.
-	Blame(words string) (argument string)
+	// Ended reads what a hypervisor that has ended left: its exit code, or -1
+	// after a signal, and its dying words. They are untrusted.
+	Ended(code int, words string) Ending
+}
+
+// Ending is what there is to say of a hypervisor's end.
+type Ending struct {
+	// Argument is the one that it did not like, such as "-frobnicate"; empty if
+	// it names none.
+	Argument string
+	// PoweredOff: it ended because the guest did. The reason is in What, unless
+	// the guest simply powered off.
+	PoweredOff bool
+	// What says in words what the exit code means; empty where it means nothing
+	// by itself.
+	What string
 }
 
 // Feature is a row of a driver's table.
 type Feature struct {
-	// Name is what the feature is called in the table, such as "machine
-	// microvm" or "channel initrd".
+	// Name is what the feature is called in the table, such as "disk
+	// qcow2" or "channel initrd".
 	Name string
 	// Refusal is empty for yes; else a sentence that a user can act on.
 	Refusal string
+	// Unasked: no line of a file asks for it, and so none is refused.
+	Unasked bool
 }
 
 // Find returns the driver of that name, or nil.

@@ -228,10 +228,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	part.Console = vm.Console.Value != "none"
 	part.MachineID = vm.MachineID.Value
 	part.GuestSystemd = vm.GuestSystemd.Value
-	part.Readiness = plan.Readiness{Mode: vm.Readiness.Value.Mode, Pattern: vm.Readiness.Value.Pattern}
-	if part.Readiness.Mode == "auto" {
-		part.Readiness.Mode = "started"
-	}
+	part.Readiness = plan.Readiness(vm.Ready())
 	part.StopTimeout = plan.Milliseconds(vm.StopTimeout.Value.Milliseconds())
 	if vm.StopTimeout.Value > 0 && part.StopTimeout == 0 {
 		part.StopTimeout = 1 // 0 is no limit
@@ -245,7 +242,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, from := range []spec.From{
 		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.Memory.From,
-		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From,
+		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From, vm.VSockCID.From,
 		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From, vm.RestartIfChanged.From,
 	} {
 		origins.add(from)

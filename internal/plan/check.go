@@ -28,7 +28,7 @@ func (p *Plan) check() error {
 	if err := spec.CheckName(vm.Name); err != nil {
 		return fmt.Errorf("vm.name: %w", err)
 	}
-	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkCommand, checkChannels} {
+	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkControl, checkCommand, checkChannels} {
 		if err := f(vm); err != nil {
 			return err
 		}
@@ -102,15 +102,47 @@ func checkDisks(vm *VM) error {
 func checkReadiness(vm *VM) error {
 	switch r := vm.Readiness; r.Mode {
 	case "started":
+	case "guest":
+		if vm.VSock == nil {
+			return fmt.Errorf("vm.readiness: it waits for the guest's word, and the VM has no vsock")
+		}
 	case "console":
-		if _, err := regexp.Compile(r.Pattern); err != nil {
-			return fmt.Errorf("vm.readiness: the pattern is no regular expression")
+		if err := checkPattern("vm.readiness", r.Pattern); err != nil {
+			return err
 		}
 		if !vm.Console {
 			return fmt.Errorf("vm.readiness: it waits for a console, and the VM has none")
 		}
 	default:
-		return fmt.Errorf("vm.readiness: this version of Ampoule knows the modes started and console")
+		return fmt.Errorf("vm.readiness: this version of Ampoule knows the modes started, guest and console")
+	}
+	return nil
+}
+
+func checkPattern(at, pattern string) error {
+	if _, err := regexp.Compile(pattern); err != nil {
+		return fmt.Errorf("%s: the pattern is no regular expression", at)
+	}
+	return nil
+}
+
+// checkVSock refuses numbers that are not a guest's: those up to 2 are the
+// hypervisor's, the loopback's and the host's, and the last is any.
+func checkVSock(vm *VM) error {
+	if v := vm.VSock; v != nil && v.CID != 0 && (v.CID < 3 || v.CID >= math.MaxUint32) {
+		return fmt.Errorf("vm.vsock: %d is not the number of a guest", v.CID)
+	}
+	return nil
+}
+
+func checkControl(vm *VM) error {
+	switch {
+	case vm.Control != QMP && vm.Control != HTTP:
+		return fmt.Errorf("vm.control: this version of Ampoule knows %s and %s only", QMP, HTTP)
+	case (vm.Control == HTTP) != (vm.API != nil):
+		return fmt.Errorf("vm.api: requests go over %s, and over nothing else", HTTP)
+	case vm.API != nil:
+		return vm.API.check()
 	}
 	return nil
 }
@@ -118,9 +150,6 @@ func checkReadiness(vm *VM) error {
 // checkCommand demands that every question has its place: a credential, a
 // word for the kernel or a console without one would be lost without a word.
 func checkCommand(vm *VM) error {
-	if vm.Control != "qmp" {
-		return fmt.Errorf("vm.control: this version of Ampoule knows qmp only")
-	}
 	asked := map[Question]int{}
 	for i, part := range vm.Command {
 		at := fmt.Sprintf("vm.command[%d]", i)
@@ -133,16 +162,28 @@ func checkCommand(vm *VM) error {
 		if !slices.Contains(questions(), part.Ask) {
 			return fmt.Errorf("%s: a question that this version of Ampoule cannot answer", at)
 		}
-		descriptor := part.Ask == AskControl || part.Ask == AskConsole
-		if descriptor && !strings.Contains(strings.Join(part.Words, "\n"), "{fd}") {
-			return fmt.Errorf("%s: the words have no {fd} in them", at)
+		if err := checkDescriptor(vm, part); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
 		}
 		asked[part.Ask]++
 	}
-	for _, q := range questions() {
-		if needed := q != AskConsole || vm.Console; needed && asked[q] != 1 || asked[q] > 1 {
+	if vm.API != nil {
+		for _, r := range vm.API.Start {
+			for _, f := range r.Body {
+				asked[f.Ask]++
+			}
+		}
+	}
+	if n := asked[AskConsole] + asked[AskStdio]; vm.Console && n != 1 || n > 1 {
+		return fmt.Errorf("vm.command: the part for the console is there %d times", n)
+	}
+	for _, q := range []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskInitrd} {
+		if asked[q] != 1 {
 			return fmt.Errorf("vm.command: the part for %q is there %d times", q, asked[q])
 		}
+	}
+	if vm.VSock != nil && asked[AskVSock] != 1 {
+		return fmt.Errorf("vm.command: the part for %q is there %d times", AskVSock, asked[AskVSock])
 	}
 	for i, a := range vm.Accelerator {
 		if err := checkWords(fmt.Sprintf("vm.accelerator[%d]", i), slices.Concat(a.Words, a.CommandLine)); err != nil {
@@ -152,8 +193,35 @@ func checkCommand(vm *VM) error {
 	return checkWords("vm.kernel_command_line", vm.KernelCommandLine)
 }
 
+// checkDescriptor demands the place of what is inherited.
+func checkDescriptor(vm *VM, part Part) error {
+	words := strings.Join(part.Words, "\n")
+	switch part.Ask {
+	case AskConsole, AskEvents:
+	case AskControl:
+		if vm.Control == HTTP && strings.Contains(words, "{path}") {
+			return nil
+		}
+	case AskVSock:
+		if !strings.Contains(words, "{cid}") {
+			return fmt.Errorf("the words have no {cid} in them")
+		}
+	case AskStdio:
+		if words != "" {
+			return fmt.Errorf("words where none belong")
+		}
+		return nil
+	default:
+		return nil
+	}
+	if !strings.Contains(words, "{fd}") {
+		return fmt.Errorf("the words have no {fd} in them")
+	}
+	return nil
+}
+
 func questions() []Question {
-	return []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskConsole, AskInitrd}
+	return []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskConsole, AskStdio, AskEvents, AskVSock, AskInitrd}
 }
 
 func checkWords(at string, words []string) error {
@@ -184,6 +252,11 @@ func checkChannels(vm *VM) error {
 		switch {
 		case c.Encoding == CPIO || c.Refused != "":
 			// It has no words of its own: it takes the place of the initrd.
+		case c.Encoding == OEMStrings && (len(c.Each) > 0 || !asksChannel(vm)):
+			return fmt.Errorf("%s: its strings go into the body of a request", at)
+		case c.Encoding == OEMStrings && (c.MaxStructure == 0 || c.MaxStructure > rule.SMBIOSMaxStructure || c.MaxCount == 0):
+			return fmt.Errorf("%s: structures of SMBIOS have limits, at most %d bytes each", at, rule.SMBIOSMaxStructure)
+		case c.Encoding == OEMStrings:
 		case !strings.Contains(each, "{fd}"):
 			return fmt.Errorf("%s: the words for each have no {fd} in them", at)
 		case c.Encoding == Raw && !strings.Contains(each, "{name}"):
@@ -195,4 +268,11 @@ func checkChannels(vm *VM) error {
 		}
 	}
 	return nil
+}
+
+// asksChannel reports whether a request waits for what a channel carries.
+func asksChannel(vm *VM) bool {
+	return vm.API != nil && slices.ContainsFunc(vm.API.Start, func(r Request) bool {
+		return slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask == AskChannel })
+	})
 }

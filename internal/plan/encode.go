@@ -16,8 +16,9 @@ import (
 // that took. TestEncoding holds it to encoding/json field by field.
 type encoder struct {
 	out []byte
-	// bare leaves out what tells where a thing comes from and explains it, and
-	// channels that cannot be taken: what the digests do not cover.
+	// bare leaves out what tells where a thing comes from and explains it, what
+	// only this host is asked for, and channels that cannot be taken: what the
+	// digests do not cover.
 	bare bool
 }
 
@@ -61,6 +62,12 @@ func (e *encoder) numberIfSet(name string, value int64) {
 func (e *encoder) boolean(name string, value bool) {
 	e.field(name)
 	e.out = strconv.AppendBool(e.out, value)
+}
+
+func (e *encoder) trueIfSet(name string, value bool) {
+	if value {
+		e.boolean(name, true)
+	}
 }
 
 func (e *encoder) words(name string, words []string) {
@@ -266,7 +273,17 @@ func (e *encoder) vm(vm *VM) {
 	e.number("stop_timeout_ms", int64(vm.StopTimeout))
 	e.textIfSet("runner", vm.Runner)
 	list(e, "credentials", vm.Credentials, e.credential)
+	if v := vm.VSock; v != nil {
+		e.field("vsock")
+		e.begin()
+		e.numberIfSet("cid", v.CID)
+		e.trueIfSet("multiplexed", v.Multiplexed)
+		e.end()
+	}
 	e.text("control", vm.Control)
+	if vm.API != nil {
+		e.api(vm.API)
+	}
 	list(e, "command", vm.Command, e.part)
 	list(e, "accelerator", vm.Accelerator, func(a *Accelerator) {
 		e.begin()
@@ -283,6 +300,55 @@ func (e *encoder) vm(vm *VM) {
 	if vm.Image != nil {
 		e.image(vm.Image)
 	}
+	if !e.bare {
+		e.wordsIfSet("kernel_formats", vm.KernelFormats)
+		e.wordsIfSet("system_calls", vm.SystemCalls)
+	}
+	e.end()
+}
+
+func (e *encoder) api(a *API) {
+	e.field("api")
+	e.begin()
+	e.field("alive")
+	e.request(&a.Alive)
+	e.textIfSet("version", a.Version)
+	e.textIfSet("oldest", a.Oldest)
+	list(e, "start", a.Start, e.request)
+	if a.Power != nil {
+		e.field("power")
+		e.request(a.Power)
+	}
+	if len(a.Events) > 0 {
+		list(e, "events", a.Events, func(v *Event) {
+			e.begin()
+			e.text("source", v.Source)
+			e.text("event", v.Event)
+			e.text("means", string(v.Means))
+			e.end()
+		})
+	}
+	e.textIfSet("halted", a.Halted)
+	e.end()
+}
+
+func (e *encoder) request(r *Request) {
+	e.begin()
+	e.text("method", r.Method)
+	e.text("path", r.Path)
+	if len(r.Body) > 0 {
+		list(e, "body", r.Body, func(f *Field) {
+			e.begin()
+			e.text("at", f.At)
+			e.textIfSet("value", f.Value)
+			e.textIfSet("type", string(f.Type))
+			e.textIfSet("ask", string(f.Ask))
+			if !e.bare {
+				e.textIfSet("from", f.From)
+			}
+			e.end()
+		})
+	}
 	e.end()
 }
 
@@ -290,9 +356,7 @@ func (e *encoder) image(i *Image) {
 	e.field("image")
 	e.begin()
 	e.text("path", i.Path)
-	if i.AtStart {
-		e.boolean("at_start", true)
-	}
+	e.trueIfSet("at_start", i.AtStart)
 	if len(i.Lines) > 0 {
 		list(e, "lines", i.Lines, func(l *ImageLine) {
 			e.begin()
@@ -318,9 +382,7 @@ func (e *encoder) disk(d *Disk) {
 	e.begin()
 	e.text("path", d.Path)
 	e.text("format", d.Format)
-	if d.ReadOnly {
-		e.boolean("read_only", true)
-	}
+	e.trueIfSet("read_only", d.ReadOnly)
 	e.textIfSet("serial", d.Serial)
 	e.numberIfSet("size", d.Size)
 	e.from(d.From)

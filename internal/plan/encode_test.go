@@ -33,6 +33,19 @@ func bareVM(vm VM) VM {
 	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
 	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
 	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
+	vm.KernelFormats, vm.SystemCalls = nil, nil
+	if vm.API != nil {
+		bare := func(r *Request) { r.Body = changed(r.Body, func(f *Field) { f.From = "" }) }
+		api := *vm.API
+		bare(&api.Alive)
+		api.Start = changed(api.Start, bare)
+		if api.Power != nil {
+			power := *api.Power
+			bare(&power)
+			api.Power = &power
+		}
+		vm.API = &api
+	}
 	if vm.Image != nil {
 		image := *vm.Image
 		image.Lines = changed(image.Lines, func(l *ImageLine) { l.From = "" })

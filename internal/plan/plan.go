@@ -95,8 +95,12 @@ type VM struct {
 	StopTimeout       Milliseconds `json:"stop_timeout_ms"`
 	Runner            string       `json:"runner,omitempty"`
 	Credentials       []Credential `json:"credentials"`
-	// Control is the protocol on the hypervisor's control descriptor: "qmp".
+	// VSock is the guest's socket to this host; nil where it has none.
+	VSock *VSock `json:"vsock,omitempty"`
+	// Control is the protocol on the hypervisor's control socket: QMP or HTTP.
 	Control string `json:"control"`
+	// API is what the hypervisor is asked over HTTP; nil with another protocol.
+	API *API `json:"api,omitempty"`
 	// Command is the hypervisor's command line without its first word, in
 	// parts that are literal or wait for an answer.
 	Command []Part `json:"command"`
@@ -106,6 +110,31 @@ type VM struct {
 	Channels    []Channel     `json:"channels"`
 	// Image is the directory of the guest's own defaults, nil where it has none.
 	Image *Image `json:"image,omitempty"`
+	// KernelFormats are those that the hypervisor boots, of BzImage, PVH, ELF and
+	// ArmImage; empty for BzImage and PVH.
+	KernelFormats []string `json:"kernel_formats,omitempty"`
+	// SystemCalls are those that the hypervisor needs beyond what every service
+	// may make, by their names.
+	SystemCalls []string `json:"system_calls,omitempty"`
+}
+
+// The formats of a kernel.
+const (
+	// BzImage is what Linux on x86 is installed as; PVH is a vmlinux with that
+	// note, and ELF one with or without; ArmImage is Linux on arm64.
+	BzImage  = "bzImage"
+	PVH      = "pvh"
+	ELF      = "elf"
+	ArmImage = "arm-image"
+)
+
+// VSock is a guest's socket of the family AF_VSOCK.
+type VSock struct {
+	// CID is the guest's number; 0: one that is free on this host at start.
+	CID int64 `json:"cid,omitempty"`
+	// Multiplexed: the hypervisor connects the guest with unix sockets of its own
+	// process; else the host's kernel does.
+	Multiplexed bool `json:"multiplexed,omitempty"`
 }
 
 // Image is a directory in which a guest brings its defaults.
@@ -152,8 +181,8 @@ type Disk struct {
 	From string `json:"from"`
 }
 
-// Readiness says when the VM counts as started: Mode is "started" or
-// "console", with a regular expression.
+// Readiness says when the VM counts as started: Mode is "started", "guest", by
+// the guest's own word over vsock, or "console", with a regular expression.
 type Readiness struct {
 	Mode    string `json:"mode"`
 	Pattern string `json:"pattern,omitempty"`
@@ -182,9 +211,23 @@ const (
 	// accelerator and channel add.
 	AskCommandLine Question = "kernel-command-line"
 	// AskControl and AskConsole are inherited descriptors; their Words hold
-	// {fd} where its number goes.
+	// {fd} where its number goes. A control socket may be one that the hypervisor
+	// makes itself, at {path}.
 	AskControl Question = "control"
 	AskConsole Question = "console"
+	// AskStdio: the console is the hypervisor's standard input and output. It has
+	// no words.
+	AskStdio Question = "console-stdio"
+	// AskEvents is an inherited descriptor to which the hypervisor writes events.
+	AskEvents Question = "events"
+	// AskVSock is the path of a multiplexed vsock, or, behind Words with {fd} and
+	// {cid}, that of the kernel.
+	AskVSock Question = "vsock"
+	// AskKernel is the path of the kernel by a descriptor, so that the guest
+	// reboots with what it was started with; AskLandlock is true where the
+	// hypervisor can lock itself in.
+	AskKernel   Question = "kernel"
+	AskLandlock Question = "landlock"
 	// AskInitrd is the path of the initial RAM disk behind its Words: the VM's
 	// own, or a descriptor with the one that the channel makes of it. Where
 	// there is neither, nothing stands there.
@@ -216,6 +259,9 @@ type Encoding string
 const (
 	// SMBIOS: descriptors that each hold one DMI type 11 structure.
 	SMBIOS Encoding = "smbios-type-11"
+	// OEMStrings: the strings of a DMI type 11 structure, which the hypervisor
+	// makes, in the body of a request.
+	OEMStrings Encoding = "oem-strings"
 	// Raw: one descriptor per credential with its bytes.
 	Raw Encoding = "raw"
 	// CPIO: one descriptor with an initial RAM disk, in which an archive with

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-const acceptedReadiness = "accepted: auto, started, console:REGEX"
+const acceptedReadiness = "accepted: auto, started, guest, console:REGEX"
 
 func consoleRows() []Row {
 	return []Row{
@@ -19,10 +19,12 @@ func consoleRows() []Row {
 				func(s string) (string, error) { return ParseWordOf(s, "auto", "none") }),
 		},
 		{
-			Name: "Readiness", Image: true, Form: "auto|started|console:REGEX", Default: "auto", Words: []string{"auto", "started", "console:"},
+			Name: "Readiness", Image: true, Form: "auto|started|guest|console:REGEX", Default: "auto", Words: []string{"auto", "started", "guest", "console:"},
 			Accepted: acceptedReadiness,
 			Help: "When the VM counts as started. started: as soon as the hypervisor runs the guest; nothing is then known of the guest itself. " +
-				"console:REGEX: when a line on the console, the last unfinished one included, matches the regular expression (RE2 syntax). auto is started in this version.",
+				"guest: when its systemd, 254 or later, says over vsock that it is ready (VSockCID=). " +
+				"console:REGEX: when a line on the console, the last unfinished one included, matches the regular expression (RE2 syntax). " +
+				"auto is guest where VSockCID= and GuestSystemd=254 or more are set, and else started.",
 			apply: setScalar(func(vm *VM) *Setting[Readiness] { return &vm.Readiness }, ParseReadiness),
 		},
 	}
@@ -52,10 +54,8 @@ func ParseReadiness(s string) (Readiness, error) {
 		return Readiness{Mode: "console", Pattern: pattern}, nil
 	}
 	switch s {
-	case "auto", "started":
+	case "auto", "started", "guest":
 		return Readiness{Mode: s}, nil
-	case "guest":
-		return Readiness{}, fmt.Errorf("the guest's own word needs vsock, which this version of Ampoule does not carry out yet")
 	}
 	return Readiness{}, fmt.Errorf("not a condition of readiness")
 }

@@ -13,8 +13,8 @@ import (
 func hypervisorRows() []Row {
 	return []Row{
 		{
-			Name: "Hypervisor", Form: "NAME", Default: "qemu", Accepted: "accepted: qemu", Words: []string{"qemu"},
-			Help: "The program that runs the VM.",
+			Name: "Hypervisor", Form: "NAME", Default: "qemu", Accepted: "accepted: the name of a hypervisor", Words: []string{"qemu", "cloud-hypervisor", "firecracker"},
+			Help: "The program that runs the VM. qemu is told of it by its command line, cloud-hypervisor and firecracker by their APIs.",
 			apply: func(r *reader, value string, from From) error {
 				set := setScalar(func(vm *VM) *Setting[string] { return &vm.Hypervisor },
 					func(s string) (string, error) { return ParseWordOf(s, r.Hypervisors...) })
@@ -47,9 +47,9 @@ func hypervisorRows() []Row {
 				func(s string) (string, error) { return ParseWordOf(s, "auto", "kvm", "tcg") }),
 		},
 		{
-			Name: "Machine", Image: true, Form: "TYPE", Default: "q35", Words: []string{"q35", "microvm"},
+			Name: "Machine", Image: true, Form: "TYPE", Default: "q35 for qemu", Words: []string{"q35", "microvm"},
 			Accepted: "accepted: a machine type of the hypervisor; qemu has q35 and microvm",
-			Help: "The hypervisor's machine type. For qemu: q35, a PC with PCI, ACPI and SMBIOS, or microvm, a minimal machine without PCI and without SMBIOS, " +
+			Help: "The hypervisor's machine type; only qemu has several. For qemu: q35, a PC with PCI, ACPI and SMBIOS, or microvm, a minimal machine without PCI and without SMBIOS, " +
 				"whose credentials travel by fw_cfg.",
 			apply: setScalar(func(vm *VM) *Setting[string] { return &vm.Machine }, parseToken),
 		},

@@ -84,6 +84,9 @@ type VM struct {
 	Console   Setting[string]
 	Readiness Setting[Readiness]
 
+	// VSockCID is AnyCID for auto; if it is not set, there is no vsock.
+	VSockCID Setting[int64]
+
 	Credentials       []Credential
 	CredentialChannel Setting[string]
 
@@ -244,11 +247,7 @@ func setScalar[T any](field func(*VM) *Setting[T], parse func(string) (T, error)
 
 // check holds what concerns more than one key.
 func (r *reader) check() {
-	vm := r.vm
-	if vm.Readiness.Value.Mode == "console" && vm.Console.Value == "none" {
-		vm.Readiness.From.Errorf(r.problems, "accepted: Console=auto, or another Readiness=",
-			"there is no console to watch with Console=none (%s)", vm.Console.From.Origin)
-	}
+	r.checkReadiness()
 	r.checkImage()
 	r.checkDisks()
 	r.checkCredentials()

@@ -4,10 +4,12 @@ package all
 
 import (
 	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/driver/cloudhypervisor"
+	"github.com/ampoule-vm/ampoule/internal/driver/firecracker"
 	"github.com/ampoule-vm/ampoule/internal/driver/qemu"
 )
 
 // Drivers returns every driver.
 func Drivers() []driver.Driver {
-	return []driver.Driver{qemu.Driver{}}
+	return []driver.Driver{qemu.Driver{}, cloudhypervisor.Driver{}, firecracker.Driver{}}
 }

@@ -33,12 +33,6 @@ type Case struct {
 // driver makes of them: a driver sees names, never values.
 const Secret = "drivertest-secret-0123456789"
 
-// Features that every driver must declare.
-var features = []string{
-	"channel smbios", "channel fw_cfg", "channel initrd", "console", "disk raw", "disk qcow2",
-	"readiness started", "readiness console", "readiness guest",
-}
-
 // Run checks a driver.
 func Run(t *testing.T, d driver.Driver, cases []Case) {
 	t.Run("features", func(t *testing.T) { testFeatures(t, d, cases) })
@@ -57,7 +51,9 @@ func Run(t *testing.T, d driver.Driver, cases []Case) {
 			}
 		}
 		for _, junk := range []string{"", ":", ": -", "a: -b", strings.Repeat(": -", 1000), "\xff: -x: y"} {
-			d.Blame(junk) // must not panic
+			for _, code := range []int{-1, 0, 1, 255} {
+				d.Ended(code, junk) // must not panic
+			}
 		}
 	})
 }
@@ -70,7 +66,7 @@ func testFeatures(t *testing.T, d driver.Driver, cases []Case) {
 		}
 		declared[f.Name] = f
 	}
-	for _, name := range features {
+	for _, name := range driver.FeatureNames() {
 		if _, ok := declared[name]; !ok {
 			t.Errorf("%s is not declared: yes, or no with the reason", name)
 		}
@@ -82,7 +78,7 @@ func testFeatures(t *testing.T, d driver.Driver, cases []Case) {
 		if !strings.Contains(f.Refusal, " ") {
 			t.Errorf("%s: the refusal %q is not a sentence", name, f.Refusal)
 		}
-		found := false
+		found := f.Unasked
 		for _, c := range cases {
 			found = found || c.Feature == name && c.Refused != ""
 		}
@@ -143,7 +139,9 @@ func testCase(t *testing.T, d driver.Driver, c Case) {
 	}
 }
 
-// checkPart looks for what run could not carry out.
+// checkPart looks for what run could not carry out, and for ways of a secret into
+// what others can see. That a plan with this part is one that run takes is for
+// package pipeline's tests, which have whole plans.
 func checkPart(t *testing.T, part plan.VM) {
 	t.Helper()
 	if part.Binary.Path == "" && len(part.Binary.Search) == 0 {
@@ -155,9 +153,12 @@ func checkPart(t *testing.T, part plan.VM) {
 	asked := map[plan.Question]int{}
 	for _, p := range part.Command {
 		asked[p.Ask]++
-		if p.Ask == "" && strings.Contains(strings.Join(p.Words, " "), "{fd}") {
+		if words := strings.Join(p.Words, " "); p.Ask == "" && (strings.Contains(words, "{fd}") || strings.Contains(words, "{path}")) {
 			t.Errorf("a literal part waits for a descriptor: %v", p.Words)
 		}
+	}
+	if part.API != nil {
+		checkAPI(t, part.API, asked)
 	}
 	for _, q := range []plan.Question{plan.AskAccelerator, plan.AskChannel, plan.AskCommandLine, plan.AskControl, plan.AskInitrd} {
 		if asked[q] != 1 {
@@ -165,23 +166,62 @@ func checkPart(t *testing.T, part plan.VM) {
 		}
 	}
 	for _, c := range part.Channels {
-		each := strings.Join(c.Each, " ")
-		// The initial RAM disk's descriptor has a place of its own.
-		if c.Encoding != plan.CPIO && !strings.Contains(each, "{fd}") {
-			t.Errorf("channel %s: a value would not travel by descriptor: %s", c.Name, each)
+		checkChannel(t, part, c)
+	}
+}
+
+// checkAPI: what the credentials travel in is the body of a request that starts the
+// guest, and never the line of one, which hypervisors log.
+func checkAPI(t *testing.T, api *plan.API, asked map[plan.Question]int) {
+	t.Helper()
+	requests := append([]plan.Request{api.Alive}, api.Start...)
+	if api.Power != nil {
+		requests = append(requests, *api.Power)
+	}
+	for i, r := range requests {
+		if strings.ContainsAny(r.Path, "{}%") {
+			t.Errorf("something is filled into the path of a request: %s", r.Path)
 		}
-		if strings.Contains(each, "{value}") || strings.Contains(each, "/tmp") {
-			t.Errorf("channel %s: %s", c.Name, each)
-		}
-		switch c.Encoding {
-		case plan.SMBIOS, plan.Raw:
-		case plan.CPIO:
-			if len(c.CommandLine) == 0 || len(c.Each) > 0 {
-				t.Errorf("channel %s: the kernel is not told what delivers, or words wait for single values", c.Name)
+		for _, f := range r.Body {
+			asked[f.Ask]++
+			if start := i > 0 && i <= len(api.Start); f.Ask != "" && !start {
+				t.Errorf("%s %s asks for %s and starts nothing", r.Method, r.Path, f.Ask)
 			}
-		default:
-			t.Errorf("channel %s: unknown encoding %q", c.Name, c.Encoding)
 		}
+		chunks, err := r.Render(func(plan.Question) (plan.Answer, error) { return plan.Answer{Hole: true}, nil })
+		if err != nil {
+			t.Error(err)
+		}
+		for _, c := range chunks {
+			if bytes.Contains(c.JSON, []byte(Secret)) {
+				t.Errorf("%s %s has the source of a credential in it", r.Method, r.Path)
+			}
+		}
+	}
+}
+
+func checkChannel(t *testing.T, part plan.VM, c plan.Channel) {
+	t.Helper()
+	each := strings.Join(c.Each, " ")
+	byFile := c.Encoding == plan.SMBIOS || c.Encoding == plan.Raw
+	if byFile != strings.Contains(each, "{fd}") {
+		t.Errorf("channel %s: a value would not travel by descriptor: %s", c.Name, each)
+	}
+	if strings.Contains(each, "{value}") || strings.Contains(each, "/tmp") {
+		t.Errorf("channel %s: %s", c.Name, each)
+	}
+	switch c.Encoding {
+	case plan.SMBIOS, plan.Raw:
+	case plan.OEMStrings:
+		if part.API == nil || c.MaxStructure == 0 || c.MaxCount == 0 {
+			t.Errorf("channel %s: no request to travel in, or no limits", c.Name)
+		}
+	case plan.CPIO:
+		if len(c.CommandLine) == 0 || len(c.Each) > 0 {
+			t.Errorf("channel %s: the kernel is not told what delivers, or words wait for single values", c.Name)
+		}
+	default:
+		t.Errorf("channel %s: unknown encoding %q", c.Name, c.Encoding)
 	}
 }
 
@@ -190,19 +230,24 @@ func checkPart(t *testing.T, part plan.VM) {
 func testStateless(t *testing.T, d driver.Driver, cases []Case) {
 	want := make([]string, len(cases))
 	for i, c := range cases {
-		part, err := compose(t, d, c)
-		want[i] = fmt.Sprintf("%+v %v", part, err)
+		want[i] = outcome(t, d, c)
 	}
 	var wg sync.WaitGroup
 	for range 20 {
 		for i, c := range cases {
 			wg.Go(func() {
-				part, err := compose(t, d, c)
-				if got := fmt.Sprintf("%+v %v", part, err); got != want[i] {
+				if outcome(t, d, c) != want[i] {
 					t.Errorf("%s differs when others are composed at the same time", c.Name)
 				}
 			})
 		}
 	}
 	wg.Wait()
+}
+
+// outcome is a part, or the refusal, as text.
+func outcome(t testing.TB, d driver.Driver, c Case) string {
+	part, err := compose(t, d, c)
+	text, _ := json.Marshal(part)
+	return fmt.Sprintf("%s %v", text, err)
 }

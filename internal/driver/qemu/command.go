@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -36,7 +37,7 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 	}
 	parts = append(parts, literal("", "-object", "rng-builtin,id=rng", "-device", "virtio-rng-"+m.bus+",rng=rng"))
 	if vm.MachineID.Set {
-		parts = append(parts, literal(vm.MachineID.From.ID, "-uuid", formatUUID(vm.MachineID.Value)))
+		parts = append(parts, literal(vm.MachineID.From.ID, "-uuid", driver.UUID(vm.MachineID.Value)))
 	}
 	parts = append(parts, literal(vm.Kernel.From.ID, "-kernel", vm.Kernel.Value))
 	parts = append(parts,
@@ -46,14 +47,13 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 		parts = append(parts, literal(d.From.ID, m.disk(i, d)...))
 	}
 	parts = append(parts, plan.Part{Ask: plan.AskChannel})
-	for i := 0; i < len(vm.HypervisorArgs); {
-		from, words := vm.HypervisorArgs[i].From.ID, []string{}
-		for ; i < len(vm.HypervisorArgs) && vm.HypervisorArgs[i].From.ID == from; i++ {
-			words = append(words, vm.HypervisorArgs[i].Text)
-		}
-		parts = append(parts, literal(from, words...))
+	if vm.VSockCID.Set {
+		parts = append(parts, plan.Part{
+			Ask: plan.AskVSock, From: vm.VSockCID.From.ID,
+			Words: []string{"-device", "vhost-vsock-" + m.bus + ",guest-cid={cid},vhostfd={fd}"},
+		})
 	}
-	return parts
+	return append(parts, driver.UserArguments(vm)...)
 }
 
 // disk attaches disk number i. -blockdev takes JSON, in which a path needs no
@@ -90,8 +90,4 @@ func (m machine) disk(i int, d spec.Disk) []string {
 		device += ",serial=" + d.Serial
 	}
 	return []string{"-blockdev", strings.TrimSuffix(text.String(), "\n"), "-device", device}
-}
-
-func formatUUID(id string) string {
-	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
 }

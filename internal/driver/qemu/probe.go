@@ -36,34 +36,17 @@ func readVersion(output string) (version, warning string, err error) {
 	return m[1], warning, nil
 }
 
-// Blame reads "PROGRAM: -option value: words", the form in which QEMU refuses
-// an argument.
-func (Driver) Blame(words string) string {
+// Ended reads "PROGRAM: -option value: words", the form in which QEMU refuses
+// an argument. Its exit code tells nothing: it is 0 whatever became of the guest.
+func (Driver) Ended(_ int, words string) driver.Ending {
 	for line := range strings.Lines(words) {
 		_, rest, ok := strings.Cut(strings.TrimSpace(line), ": ")
 		if !ok || !strings.HasPrefix(rest, "-") {
 			continue
 		}
 		if argument, _, ok := strings.Cut(rest, ": "); ok {
-			return argument
+			return driver.Ending{Argument: argument}
 		}
 	}
-	return ""
-}
-
-// Features answers for every feature of the contract.
-func (Driver) Features() []driver.Feature {
-	return []driver.Feature{
-		{Name: "machine q35"},
-		{Name: "machine microvm"},
-		{Name: "channel smbios"},
-		{Name: "channel fw_cfg"},
-		{Name: "channel initrd"},
-		{Name: "console"},
-		{Name: "disk raw"},
-		{Name: "disk qcow2"},
-		{Name: "readiness started"},
-		{Name: "readiness console"},
-		{Name: "readiness guest", Refusal: "the guest's own word needs vsock, which this version of Ampoule does not carry out yet; use Readiness=console:REGEX"},
-	}
+	return driver.Ending{}
 }

@@ -94,12 +94,15 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Binary:         plan.Binary{Path: vm.HypervisorPath.Value, Search: []string{"qemu-system-x86_64", "qemu-kvm"}},
 		Machine:        m.name,
 		CommandLineMax: 2047, // x86's COMMAND_LINE_SIZE without its NUL
-		Control:        "qmp",
+		Control:        plan.QMP,
 		Accelerator:    m.accelerators(vm.Accelerator.Value),
 		Channels:       m.channels(vm, &problems),
 	}
 	if out.Binary.Path != "" {
 		out.Binary.Search = nil
+	}
+	if vm.VSockCID.Set {
+		out.VSock = &plan.VSock{CID: vm.VSockCID.Value}
 	}
 	out.KernelCommandLine = m.kernelWords(vm)
 	out.Command = m.command(vm)

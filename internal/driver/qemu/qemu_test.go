@@ -21,6 +21,8 @@ func TestContract(t *testing.T) {
 		{Name: "initrd", Lines: []string{"Initrd=/i", "CredentialChannel=initrd"}},
 		{Name: "root without an initrd", Lines: []string{"Machine=microvm", "CredentialChannel=initrd", "KernelCommandLine=root=PARTUUID=1"}},
 		{Name: "kvm", Lines: []string{"Accelerator=kvm"}},
+		{Name: "vsock", Lines: []string{"VSockCID=auto", "GuestSystemd=257"}},
+		{Name: "vsock with a number on microvm", Lines: []string{"Machine=microvm", "VSockCID=42", "Readiness=guest"}},
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
 
 		{Name: "machine", Lines: []string{"Machine=q53"}, Refused: "did you mean q35?"},
@@ -29,7 +31,6 @@ func TestContract(t *testing.T) {
 		{Name: "initrd channel for a root by UUID", Lines: []string{"CredentialChannel=initrd", "KernelCommandLine=root=UUID=1"}, Refused: "only an initrd can find a file system by its UUID="},
 		{Name: "initrd that stays", Lines: []string{"Initrd=/i", "CredentialChannel=initrd", "KernelCommandLine=retain_initrd"}, Refused: "keeps the initial RAM disk"},
 		{Name: "init without a path", Lines: []string{"Initrd=/i", "CredentialChannel=initrd", "KernelCommandLine=rdinit=sh"}, Refused: "not an absolute path"},
-		{Name: "guest readiness", Lines: []string{"Readiness=guest"}, Refused: "needs vsock", Feature: "readiness guest"},
 		{Name: "too many processors", Lines: []string{"VCPU=256"}, Refused: "1 to 255"},
 		{Name: "too many disks", Lines: append([]string{"Machine=microvm"}, manyDisks(17)...), Refused: "at most 16 disks"},
 		{Name: "argument of a key", Lines: []string{"HypervisorArgs=-m 4G"}, Refused: "use Memory="},
@@ -99,15 +100,15 @@ func TestReadVersion(t *testing.T) {
 	}
 }
 
-func TestBlame(t *testing.T) {
+func TestEnded(t *testing.T) {
 	for words, want := range map[string]string{
 		"qemu-system-x86_64: -frobnicate: invalid option\n":                                               "-frobnicate",
 		"warning: x\nqemu-system-x86_64: -device nonsense: 'nonsense' is not a valid device model name\n": "-device nonsense",
 		"qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory\n":               "",
 		"": "",
 	} {
-		if got := (Driver{}).Blame(words); got != want {
-			t.Errorf("Blame(%q) = %q, want %q", words, got, want)
+		if got := (Driver{}).Ended(1, words); got.Argument != want || got.PoweredOff {
+			t.Errorf("Ended(%q) = %+v, want %q", words, got, want)
 		}
 	}
 }

@@ -1,0 +1,85 @@
+package cloudhypervisor
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/driver/drivertest"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+)
+
+func TestContract(t *testing.T) {
+	drivertest.Run(t, Driver{}, []drivertest.Case{
+		{Name: "plain"},
+		{Name: "everything", Lines: []string{
+			"Initrd=/i", "VCPU=4", "Memory=2G", "MachineID=0123456789abcdef0123456789abcdef", "Disk=a.raw:size=1G,serial=s",
+			"Disk=/x,y.qcow2:qcow2,ro", "HypervisorArgs=--seccomp log --log-file=/run/x", "Console=none", "VSockCID=auto", "GuestSystemd=257",
+		}},
+		{Name: "vsock with a number", Lines: []string{"VSockCID=77", "Readiness=guest"}},
+		{Name: "smbios", Lines: []string{"CredentialChannel=smbios"}},
+		{Name: "initrd", Lines: []string{"Initrd=/i", "CredentialChannel=initrd"}},
+		{Name: "kvm", Lines: []string{"Accelerator=kvm"}},
+		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/ch"}},
+
+		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},
+		{Name: "emulation", Lines: []string{"Accelerator=tcg"}, Refused: "needs KVM", Feature: "emulation"},
+		{Name: "fw_cfg", Lines: []string{"CredentialChannel=fw_cfg"}, Refused: "no fw_cfg", Feature: "channel fw_cfg"},
+		{Name: "initrd channel without an initrd", Lines: []string{"CredentialChannel=initrd"}, Refused: "has no root="},
+		{Name: "too many processors", Lines: []string{"VCPU=255"}, Refused: "1 to 254"},
+		{Name: "serial", Lines: []string{"Disk=/a:serial=" + strings.Repeat("s", 21)}, Refused: "20 bytes"},
+		{Name: "verbose", Lines: []string{"HypervisorArgs=-v"}, Refused: "the credentials included"},
+		{Name: "argument of a key", Lines: []string{"HypervisorArgs=--memory size=4G"}, Refused: "use Memory="},
+		{Name: "credential by argument", Lines: []string{"HypervisorArgs=--platform oem_strings=[io.systemd.credential:x=hush]"}, Refused: "carries the credentials"},
+		{Name: "other argument", Lines: []string{"HypervisorArgs=--watchdog"}, Refused: "by the API"},
+		{Name: "no argument", Lines: []string{"HypervisorArgs=watchdog"}, Refused: "no option"},
+		{Name: "argument without its value", Lines: []string{"HypervisorArgs=--seccomp"}, Refused: "is missing"},
+	})
+}
+
+// TestArchitectures: arm64 has no SMBIOS, and others are refused.
+func TestArchitectures(t *testing.T) {
+	vm, err := drivertest.Read(t, Driver{}, []string{"Initrd=/i"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, problems := Driver{}.Compose(vm, "arm64")
+	if problems.HasErrors() || len(part.Channels) != 1 || part.Channels[0].Name != "initrd" || part.KernelFormats[0] != plan.ArmImage {
+		t.Errorf("%v: %+v", problems, part)
+	}
+	if words := strings.Join(part.KernelCommandLine, " "); !strings.HasPrefix(words, "console=ttyAMA0 ") {
+		t.Error(words)
+	}
+	if _, problems := (Driver{}).Compose(vm, "riscv64"); !problems.HasErrors() {
+		t.Error("riscv64 is accepted")
+	}
+	if vm, err = drivertest.Read(t, Driver{}, []string{"CredentialChannel=smbios"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, problems := (Driver{}).Compose(vm, "arm64"); !strings.Contains(problems.Err().Error(), "no SMBIOS on this architecture") {
+		t.Error(problems)
+	}
+}
+
+func TestReadVersion(t *testing.T) {
+	for output, want := range map[string]string{
+		"cloud-hypervisor v53.0.0\n":                  "53.0.0",
+		"cloud-hypervisor v51.1.0\n":                  "51.1.0",
+		"cloud-hypervisor v53.0-246-gae44c29-dirty\n": "53.0",
+	} {
+		if v, warning, err := readVersion(output); v != want || warning != "" || err != nil {
+			t.Errorf("%q: %q %q %v", output, v, warning, err)
+		}
+	}
+	if _, warning, err := readVersion("cloud-hypervisor v99.0.0\n"); warning == "" || err != nil {
+		t.Errorf("no warning for a version from the future: %v", err)
+	}
+	if _, _, err := readVersion("cloud-hypervisor v48.0.0\n"); err == nil {
+		t.Error("an old version is accepted")
+	}
+}
+
+func TestEnded(t *testing.T) {
+	if !(Driver{}).Ended(0, "").PoweredOff || (Driver{}).Ended(1, "Error booting VM").PoweredOff || (Driver{}).Ended(-1, "").PoweredOff {
+		t.Error("0 alone is a power-off")
+	}
+}

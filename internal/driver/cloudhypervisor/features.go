@@ -1,0 +1,15 @@
+package cloudhypervisor
+
+import "github.com/ampoule-vm/ampoule/internal/driver"
+
+// Features answers for every feature of the contract.
+func (Driver) Features() []driver.Feature { return driver.Answer(refusals()) }
+
+// refusals are the features that Cloud Hypervisor does not have, with the reason.
+func refusals() map[string]string {
+	return map[string]string{
+		"channel fw_cfg": "cloud-hypervisor has no fw_cfg unless it was built with it, which no distribution does; use smbios or initrd",
+		"machine type":   "cloud-hypervisor has one machine and no types of it",
+		"emulation":      "cloud-hypervisor needs KVM and emulates no processor; Hypervisor=qemu does",
+	}
+}

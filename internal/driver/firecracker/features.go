@@ -1,0 +1,19 @@
+package firecracker
+
+import "github.com/ampoule-vm/ampoule/internal/driver"
+
+// Features answers for every feature of the contract.
+func (Driver) Features() []driver.Feature { return driver.Answer(refusals()) }
+
+// refusals are the features that Firecracker does not have, with the reason.
+func refusals() map[string]string {
+	return map[string]string{
+		"channel smbios": "firecracker has no SMBIOS; use initrd",
+		"channel fw_cfg": "firecracker has no fw_cfg; use initrd",
+		"disk qcow2":     "firecracker reads raw disks only",
+		"disk serial":    "firecracker gives its disks no serial numbers",
+		"machine type":   "firecracker has one machine and no types of it",
+		"emulation":      "firecracker needs KVM and emulates no processor; Hypervisor=qemu does",
+		"reboot":         "firecracker ends when its guest reboots, and Ampoule counts that as a power-off; Restart=always in [Service] starts it again, with its credentials read anew",
+	}
+}

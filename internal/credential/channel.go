@@ -2,6 +2,7 @@ package credential
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
@@ -65,4 +66,20 @@ func packStructure(creds []Credential, items []rule.Item, members []int, handle 
 		return nil, fmt.Errorf("a structure of %d bytes came out with %d", size, got)
 	}
 	return v, err
+}
+
+// AppendOEMStrings adds a JSON list with the string of a DMI type 11 structure for
+// each credential, for a hypervisor that makes the structure itself.
+func AppendOEMStrings(b *secret.Builder, creds []Credential) {
+	b.Append('[')
+	for i, c := range creds {
+		if i > 0 {
+			b.Append(',')
+		}
+		name, _ := json.Marshal(rule.SMBIOSPrefix + c.Guest + "=") // strings always encode
+		b.Append(name[:len(name)-1]...)
+		b.AppendBase64(c.Value)
+		b.Append('"')
+	}
+	b.Append(']')
 }

@@ -100,19 +100,22 @@ func (p Problem) Error() string {
 // MaxShown is the number of bytes of a value that a message repeats.
 const MaxShown = 120
 
-// printable makes a value fit for a terminal and a log: no control bytes, and
-// not longer than MaxShown.
-func printable(v string) string {
+// printable makes a value fit for a message.
+func printable(v string) string { return Printable(v, MaxShown) }
+
+// Printable makes a text fit for a terminal and a log: no control bytes, and not
+// longer than so many bytes.
+func Printable(text string, most int) string {
 	clean := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) || r == '�' {
 			return '?'
 		}
 		return r
-	}, v)
-	if len(clean) <= MaxShown {
+	}, text)
+	if len(clean) <= most {
 		return clean
 	}
-	cut := MaxShown
+	cut := most
 	for cut > 0 && clean[cut]&0xC0 == 0x80 {
 		cut--
 	}

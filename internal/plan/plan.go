@@ -128,6 +128,13 @@ const (
 	ArmImage = "arm-image"
 )
 
+// NotifyCredential is the credential by which a guest's systemd learns where it can
+// say how it goes, and NotifyParameter the kernel's parameter that has it.
+const (
+	NotifyCredential = "vmm.notify_socket"
+	NotifyParameter  = "systemd.set_credential=" + NotifyCredential + ":"
+)
+
 // VSock is a guest's socket of the family AF_VSOCK.
 type VSock struct {
 	// CID is the guest's number; 0: one that is free on this host at start.

@@ -35,6 +35,10 @@ type commandLine struct {
 	sealed []*secret.Memfd
 	// from names for each word of argv the assignment behind it.
 	from []string
+	// requests start the guest, where it is not the command line that does. Their
+	// bodies can hold credentials.
+	requests []apiRequest
+	bodies   []*secret.Value
 	// unlocked tells that a credential's memory could not be locked and may
 	// be swapped.
 	unlocked bool
@@ -47,8 +51,15 @@ type answers struct {
 	credentials []credential.Credential
 	// overlay is what the credentials travel with in an initial RAM disk; it
 	// is there where the channel needs it.
-	overlay          *overlay
-	control, console *os.File
+	overlay *overlay
+	sockets
+	// kernel is the VM's, opened; it is there where the plan asks for it.
+	kernel *os.File
+	// notify is where the guest's service manager is to say how it goes; empty
+	// where nobody listens.
+	notify string
+	// landlock: this kernel lets a process lock itself in.
+	landlock bool
 	// khz measures the host's time stamp counter; it is called only where the
 	// guest must be told.
 	khz func() (int, error)
@@ -66,15 +77,28 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 		case plan.AskAccelerator:
 			c.add(part.From, a.accelerator.Words...)
 		case plan.AskControl:
-			c.addFile(part, a.control)
+			c.addFile(part, a.control, "{path}", a.apiPath)
 		case plan.AskConsole:
 			c.addFile(part, a.console)
+		case plan.AskStdio: // it has no words
+		case plan.AskEvents:
+			c.addFile(part, a.events)
+		case plan.AskVSock:
+			c.addFile(part, a.vhost, "{cid}", strconv.FormatUint(uint64(a.cid), 10))
 		case plan.AskCommandLine:
-			err = c.addCommandLine(p, part, a)
+			var line string
+			if line, err = kernelLine(p, a); err == nil {
+				c.add(part.From, part.Words...)
+				c.add(part.From, line)
+			}
 		case plan.AskChannel:
 			err = c.addChannel(a)
 		case plan.AskInitrd:
-			err = c.addInitrd(p, part, a)
+			var path string
+			if path, err = c.initrd(p, a); path != "" {
+				c.add(part.From, part.Words...)
+				c.add(part.From, path)
+			}
 		default:
 			err = fmt.Errorf("the plan asks %q, which this version of Ampoule cannot answer", part.Ask)
 		}
@@ -83,8 +107,13 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 			return nil, err
 		}
 	}
-	if len(a.credentials) > 0 && len(c.sealed) == 0 {
-		return nil, errors.New("the plan's command line has no place for the credentials")
+	if err := c.addRequests(p, a); err != nil {
+		c.closeSecrets()
+		return nil, err
+	}
+	if len(a.credentials) > 0 && len(c.sealed) == 0 && !c.inBody(a) {
+		c.closeSecrets()
+		return nil, errors.New("the plan has no place for the credentials")
 	}
 	return c, nil
 }
@@ -102,57 +131,55 @@ func (c *commandLine) inherit(f *os.File) string {
 	return strconv.Itoa(firstFD + len(c.files) - 1)
 }
 
-func (c *commandLine) addFile(part plan.Part, f *os.File) {
-	fd := c.inherit(f)
+// addFile adds words with a descriptor and other things in them; without a file
+// there is no descriptor.
+func (c *commandLine) addFile(part plan.Part, f *os.File, others ...string) {
+	if f != nil {
+		others = append(others, "{fd}", c.inherit(f))
+	}
+	fill := strings.NewReplacer(others...)
 	for _, w := range part.Words {
-		c.add(part.From, strings.ReplaceAll(w, "{fd}", fd))
+		c.add(part.From, fill.Replace(w))
 	}
 }
 
-// addCommandLine joins the kernel's command line: what the accelerator and the
+// kernelLine joins the kernel's command line: what the accelerator and the
 // channel need, then the plan's words, so that a user's word wins.
-func (c *commandLine) addCommandLine(p *plan.Plan, part plan.Part, a answers) error {
+func kernelLine(p *plan.Plan, a answers) (string, error) {
 	words := []string{}
 	for _, w := range a.accelerator.CommandLine {
 		if strings.Contains(w, tscRate) {
 			khz, err := a.khz()
 			if err != nil {
-				return fmt.Errorf("measuring the host's time stamp counter, which the guest must be told: %w", err)
+				return "", fmt.Errorf("measuring the host's time stamp counter, which the guest must be told: %w", err)
 			}
 			w = strings.ReplaceAll(w, tscRate, strconv.Itoa(khz))
 		}
 		words = append(words, w)
 	}
+	words = append(words, notifyWords(a)...)
 	own := p.VM.KernelCommandLine
 	if a.channel != nil {
 		own = a.channel.KernelWords(own)
 	}
 	line := spec.JoinCommandLine(append(words, own...))
 	if most := p.VM.CommandLineMax; most > 0 && len(line) > most {
-		return fmt.Errorf("the kernel's command line has %d bytes and the kernel would cut it at %d", len(line), most)
+		return "", fmt.Errorf("the kernel's command line has %d bytes and the kernel would cut it at %d", len(line), most)
 	}
-	c.add(part.From, part.Words...)
-	c.add(part.From, line)
-	return nil
+	return line, nil
 }
 
-// addInitrd names the initial RAM disk: the VM's own, or, where that is the
+// initrd names the initial RAM disk: the VM's own, or, where that is the
 // channel, one in sealed memory with the credentials in front of it.
-func (c *commandLine) addInitrd(p *plan.Plan, part plan.Part, a answers) error {
-	path := p.VM.Initrd
-	if a.channel != nil && a.channel.Encoding == plan.CPIO {
-		m, err := a.overlay.seal(a.credentials, a.channel.Init)
-		if err != nil {
-			return err
-		}
-		path = "/proc/self/fd/" + c.inheritSealed(m)
+func (c *commandLine) initrd(p *plan.Plan, a answers) (path string, err error) {
+	if a.channel == nil || a.channel.Encoding != plan.CPIO {
+		return p.VM.Initrd, nil
 	}
-	if path == "" {
-		return nil
+	m, err := a.overlay.seal(a.credentials, a.channel.Init)
+	if err != nil {
+		return "", err
 	}
-	c.add(part.From, part.Words...)
-	c.add(part.From, path)
-	return nil
+	return "/proc/self/fd/" + c.inheritSealed(m), nil
 }
 
 // inheritSealed passes a secret on and returns its descriptor in the child.
@@ -164,8 +191,8 @@ func (c *commandLine) inheritSealed(m *secret.Memfd) string {
 
 // addChannel puts the credentials into sealed memory and names it.
 func (c *commandLine) addChannel(a answers) error {
-	if a.channel == nil || a.channel.Encoding == plan.CPIO {
-		return nil // the second is part of the initial RAM disk
+	if a.channel == nil || a.channel.Encoding == plan.CPIO || a.channel.Encoding == plan.OEMStrings {
+		return nil // these are part of the initial RAM disk, or of a request
 	}
 	type item struct {
 		name  string
@@ -216,7 +243,10 @@ func (c *commandLine) closeSecrets() {
 	for _, m := range c.sealed {
 		m.Close()
 	}
-	c.sealed = nil
+	for _, b := range c.bodies {
+		b.Wipe()
+	}
+	c.sealed, c.bodies, c.requests = nil, nil, nil
 }
 
 // blame finds the assignment behind an argument that the hypervisor refused:

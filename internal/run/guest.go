@@ -2,8 +2,9 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -12,9 +13,10 @@ import (
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/console"
-	"github.com/ampoule-vm/ampoule/internal/control/qmp"
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/process"
@@ -44,13 +46,13 @@ type guest struct {
 	*runner
 	cmd     *commandLine
 	proc    *process.Process
-	qmp     *qmp.Client
+	ends    *ends
 	screen  *screen
 	ran     bool // the guest's processors were started
 	stopped bool // a stop was asked for
-	// resetting: a reset was ordered and its event has not come.
-	resetting bool
-	readyc    chan struct{}
+	readyc  chan struct{}
+	// haltc: the guest has powered off, and its hypervisor does not know it.
+	haltc chan struct{}
 	// asking: a question for a sign of life is on its way.
 	asking  atomic.Bool
 	escapec chan struct{}
@@ -59,23 +61,22 @@ type guest struct {
 	// trouble is an order that the guest cannot go on without.
 	trouble  chan error
 	troubles troubles
+	// exitStatus is what the guest wants its end to be taken for; nil if it did
+	// not say.
+	exitStatus *int
 }
+
+// control is the hypervisor.
+func (g *guest) control() hypervisor { return g.ends.control }
 
 // boot starts the hypervisor and stays with it.
 func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outcome {
-	control, theirControl, err := qmp.Pair()
-	if err != nil {
+	var err error
+	if g.ends, err = g.open(); err != nil {
 		return failed("%v", err)
 	}
-	defer control.Close()
-	defer theirControl.Close()
-	serial, theirSerial, err := qmp.Pair()
-	if err != nil {
-		return failed("%v", err)
-	}
-	defer serial.Close()
-	defer theirSerial.Close()
-	g.cmd, err = g.assemble(s, theirControl, theirSerial, khz)
+	defer g.ends.close()
+	g.cmd, err = g.assemble(s, khz)
 	if err != nil {
 		return failed("%v", err)
 	}
@@ -87,23 +88,21 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	if err := g.start(s.Binary); err != nil {
 		return failed("%v", err)
 	}
-	// Our copies of the hypervisor's ends, or its end would not be noticed.
-	theirControl.Close()
-	theirSerial.Close()
+	g.ends.started()
 	defer g.end()
-	g.attach(serial)
-	if out, ok := g.handshake(ctx, control); !ok {
+	g.attach(g.ends.serial)
+	g.prime(s)
+	if out, ok := g.handshake(ctx); !ok {
 		return out
 	}
 	g.ran = true
-	defer g.qmp.Close()
 	if g.Running != nil {
 		g.Running()
 	}
 	// The hypervisor has read the credentials: our copies go.
 	g.cmd.closeSecrets()
 	credential.Wipe(s.creds)
-	g.record.HypervisorPid, g.record.Version = g.proc.Pid(), g.qmp.Version().String()
+	g.record.HypervisorPid, g.record.Version = g.proc.Pid(), g.control().version()
 	g.report.started(g.record)
 	if g.Plan.VM.Readiness.Mode == "started" {
 		g.report.phase(state.Started)
@@ -111,10 +110,22 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	return g.watch(ctx)
 }
 
-// assemble answers the questions of the hypervisor's command line. What the
-// credentials travel with is needed no longer then.
-func (g *guest) assemble(s start, control, console *os.File, khz func() (int, error)) (*commandLine, error) {
-	a := answers{accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, control: control, console: console, khz: khz}
+// prime hands an API what it asks for, and what it must not say.
+func (g *guest) prime(s start) {
+	if c, ok := g.control().(*apiControl); ok {
+		c.requests = g.cmd.requests
+		c.mask = func(words string) string { return masked(words, s.creds) }
+		c.listen()
+	}
+}
+
+// assemble answers the questions of the hypervisor's command line, and of its
+// requests. What the credentials travel with is needed no longer then.
+func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error) {
+	a := answers{
+		accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, sockets: g.ends.theirs, khz: khz,
+		notify: g.ends.notify, landlock: g.Host.Landlock() >= host.LandlockFiles,
+	}
 	if s.channel != nil && s.channel.Encoding == plan.CPIO {
 		o, err := openOverlay(g.Host, g.Plan.VM.Initrd, s.Images)
 		if err != nil {
@@ -122,6 +133,14 @@ func (g *guest) assemble(s start, control, console *os.File, khz func() (int, er
 		}
 		defer o.close()
 		a.overlay = o
+	}
+	if holdsKernel(g.Plan) {
+		f, _, err := host.OpenImage(g.Plan.VM.Kernel)
+		if err != nil {
+			return nil, fmt.Errorf("opening the kernel %s: %w", g.Plan.VM.Kernel, err)
+		}
+		g.ends.closers = append(g.ends.closers, f)
+		a.kernel = f
 	}
 	return assemble(g.Plan, a)
 }
@@ -135,12 +154,16 @@ func (g *guest) start(binary string) error {
 			dir = g.dirs.State
 		}
 	}
-	proc, err := process.Start(process.Spec{
+	spec := process.Spec{
 		Path: binary, Args: append([]string{binary}, g.cmd.argv...), Env: []string{}, Dir: dir, Extra: g.cmd.files,
 		// Whoever sends SIGTERM to all processes of a unit (one that lost its
 		// KillMode=, by a mask say) means the guest to power off.
 		Blocked: []syscall.Signal{syscall.SIGTERM},
-	})
+	}
+	if g.asks(plan.AskStdio) {
+		spec.Stdin, spec.Stdout = g.ends.theirs.console, g.ends.theirs.console
+	}
+	proc, err := process.Start(spec)
 	if err != nil {
 		return err
 	}
@@ -168,13 +191,18 @@ type screen struct {
 }
 
 // attach connects the guest's console with the operator.
-func (g *guest) attach(serial net.Conn) {
+func (g *guest) attach(serial io.ReadWriter) {
 	patterns := []console.Pattern{{Regexp: regexp.MustCompile(`.`), Found: func(string) { g.spoke.Store(true) }}}
 	if g.Plan.VM.Readiness.Mode == "console" {
 		// The pattern was compiled when the plan was made; a plan of somebody
 		// else's making is no reason to panic.
 		if re, err := regexp.Compile(g.Plan.VM.Readiness.Pattern); err == nil {
 			patterns = append(patterns, console.Pattern{Regexp: re, Found: func(string) { nonblocking(g.readyc) }})
+		}
+	}
+	if api := g.Plan.VM.API; api != nil && api.Halted != "" {
+		if re, err := regexp.Compile(api.Halted); err == nil {
+			patterns = append(patterns, console.Pattern{Regexp: re, Found: func(string) { nonblocking(g.haltc) }})
 		}
 	}
 	patterns = append(patterns, g.troubles.patterns(func(what string) { g.warn("%s: %s", g.Plan.VM.Name, what) })...)
@@ -212,32 +240,22 @@ func nonblocking(c chan struct{}) {
 }
 
 // handshake waits until the hypervisor answers, and lets the guest run.
-func (g *guest) handshake(ctx context.Context, conn net.Conn) (Outcome, bool) {
+func (g *guest) handshake(ctx context.Context) (Outcome, bool) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	type result struct {
-		client *qmp.Client
-		err    error
-	}
-	done := make(chan result, 1)
-	go func() {
-		client, err := qmp.New(ctx, conn)
-		if err == nil {
-			err = client.Execute(ctx, "cont", nil, nil)
-		}
-		done <- result{client, err}
-	}()
+	done := make(chan error, 1)
+	go func() { done <- g.control().launch(ctx) }()
 	var why string
 	select {
-	case res := <-done:
-		g.qmp = res.client
-		if res.err == nil {
+	case err := <-done:
+		if err == nil {
 			return Outcome{}, true
 		}
-		if res.client != nil {
-			res.client.Close()
-		}
-		return g.died(res.err), false
+		return g.died(err), false
+	case <-g.proc.Done():
+		// One that has not made its socket yet would be waited for in vain.
+		cancel()
+		return g.died(<-done), false
 	case s := <-g.signals:
 		why = signalName(s)
 	case why = <-g.report.stops():
@@ -245,33 +263,62 @@ func (g *guest) handshake(ctx context.Context, conn net.Conn) (Outcome, bool) {
 		why = escaped
 	}
 	cancel()
-	if res := <-done; res.client != nil {
-		res.client.Close()
-	}
+	<-done
 	return stoppedEarly(why), false
 }
 
 // escaped is the reason of a stop that the operator typed.
 const escaped = "Ctrl-] three times"
 
-// died explains a hypervisor that ended before the guest ran. Words of it that
-// name an argument become an error at the line behind that argument.
+// died explains a hypervisor that ended, or refused, before the guest ran. Words
+// of it that name an argument become an error at the line behind that argument.
 func (g *guest) died(cause error) Outcome {
+	var refused *refusedError
 	select {
 	case <-g.proc.Done():
 	case <-time.After(time.Second):
 		_ = g.proc.Kill()
 		<-g.proc.Done()
+		if errors.As(cause, &refused) {
+			return g.refused(refused)
+		}
 		return failed("the hypervisor did not start: %v%s", cause, g.words())
 	}
 	exit, _ := g.proc.Wait()
 	words := strings.TrimSpace(g.proc.StderrTail())
-	if from, ok := g.cmd.blame(g.Driver.Blame(words)); ok {
+	ending := g.Driver.Ended(exit.Code, words)
+	if from, ok := g.cmd.blame(ending.Argument); ok {
 		var problems diag.List
 		problems.Errorf(g.Plan.Origin(from), plan.KeyOf(from), diag.Elided, "", "the hypervisor refuses it: %s", oneLine(words))
 		return badInput(problems)
 	}
-	return failed("the hypervisor did not start (%s)%s", exit, g.words())
+	if errors.As(cause, &refused) {
+		return g.refused(refused)
+	}
+	return failed("the hypervisor did not start (%s)%s", explained(exit, ending), g.words())
+}
+
+// explained is an exit with what it means.
+func explained(exit process.Exit, ending driver.Ending) string {
+	if ending.What == "" {
+		return exit.String()
+	}
+	return exit.String() + ": " + ending.What
+}
+
+// refused is an error at the line behind the part of a request that was refused,
+// where one is known to be.
+func (g *guest) refused(e *refusedError) Outcome {
+	from := ""
+	if e.index >= 0 && e.index < len(g.Plan.VM.API.Start) {
+		from = blameRequest(g.Plan.VM.API.Start, e)
+	}
+	if from == "" {
+		return failed("%v", e)
+	}
+	var problems diag.List
+	problems.Errorf(g.Plan.Origin(from), plan.KeyOf(from), diag.Elided, "", "%v", e)
+	return badInput(problems)
 }
 
 // words are the hypervisor's own, to be put behind a message.
@@ -335,9 +382,13 @@ func (g *guest) watch(ctx context.Context) Outcome {
 				time.Duration(g.Plan.VM.StopTimeout)*time.Millisecond)}
 		case <-g.readyc:
 			g.report.phase(state.Ready)
+		case <-g.hears():
+			g.listen()
+		case <-g.haltc:
+			return g.poweredOff("")
 		case err := <-g.trouble:
 			return g.stuck(err)
-		case e, ok := <-g.qmp.Events():
+		case e, ok := <-g.control().events():
 			if !ok {
 				return g.vanished()
 			}
@@ -375,9 +426,9 @@ func (g *guest) abandon(why string) Outcome {
 // called a death.
 func (g *guest) lastWords() Outcome {
 	limit := time.After(time.Second)
-	for {
+	for g.control().events() != nil {
 		select {
-		case e, ok := <-g.qmp.Events():
+		case e, ok := <-g.control().events():
 			if !ok {
 				return g.vanished()
 			}
@@ -388,6 +439,7 @@ func (g *guest) lastWords() Outcome {
 			return g.vanished()
 		}
 	}
+	return g.vanished()
 }
 
 func signalName(s os.Signal) string {
@@ -402,111 +454,91 @@ func signalName(s os.Signal) string {
 	return s.String()
 }
 
-// order is a command to the hypervisor.
-type order struct {
-	name string
-	args any
-}
-
-func command(name string) order { return order{name: name} }
-
-// rebootAction says what a reset does from now on: "reset" or "shutdown".
-func rebootAction(action string) order {
-	return order{"set-action", map[string]string{"reboot": action}}
-}
-
-// execute sends commands, one after the other, in the background: a hypervisor
-// that hangs must not keep us from the time-out that kills it. otherwise, where
-// it is not nil, gets the reason why not all of them were carried out.
-func (g *guest) execute(otherwise chan<- error, orders ...order) {
-	client := g.qmp
+// order gives the hypervisor an order in the background: one that hangs must not
+// keep us from the time-out that kills it. otherwise, where it is not nil, gets the
+// reason why it was not carried out.
+func (g *guest) order(otherwise chan<- error, what func(context.Context) error) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 		defer cancel()
-		for _, o := range orders {
-			err := client.Execute(ctx, o.name, o.args, nil)
-			if err == nil {
-				continue
-			}
+		if err := what(ctx); err != nil {
 			select {
 			case otherwise <- err:
 			default:
 			}
-			return
 		}
 	}()
 }
 
-func (g *guest) pressPowerButton() { g.execute(nil, command("system_powerdown")) }
+func (g *guest) pressPowerButton() { g.order(nil, g.control().press) }
 
 // handle acts on an event; ended means that the guest is at its end.
-func (g *guest) handle(e qmp.Event) (out Outcome, ended bool) {
-	data, err := e.Decode()
-	if err != nil {
-		g.warn("%v", err)
-		return Outcome{}, false
-	}
-	switch d := data.(type) {
-	case qmp.Resume:
+func (g *guest) handle(e event) (out Outcome, over bool) {
+	switch e.what {
+	case resumed:
 		if g.Plan.VM.Readiness.Mode == "started" {
 			g.report.phase(state.Started) // again, after a reboot
 		}
-	case qmp.Reset:
-		if g.resetting {
-			g.resetting = false
-			g.execute(g.trouble, rebootAction("shutdown"), command("cont"))
-		}
-	case qmp.GuestPanicked:
-		// With shutdown=pause QEMU stops here and sends no SHUTDOWN.
+	case waits, reboots:
+		return g.reboot(e.what == waits)
+	case panicked:
 		return g.panicked()
-	case qmp.Shutdown:
-		if g.resetting && d.Reason == qmp.ReasonGuestReset {
-			// A guest that asked twice before it was stopped.
-			return Outcome{}, false
-		}
-		return g.shutdown(d)
+	case poweredOff:
+		return g.poweredOff(""), true
+	case ended:
+		return g.quit(failed("the hypervisor was ended from outside (%s)", e.reason))
 	}
 	return Outcome{}, false
 }
 
-// shutdown acts on the guest's end. The hypervisor has stopped the processors
-// and waits.
-func (g *guest) shutdown(d qmp.Shutdown) (Outcome, bool) {
-	switch d.Reason {
-	case qmp.ReasonGuestReset:
-		// What the guest said last is on its way on another descriptor.
+// reboot acts on a guest that starts anew. Where it waits it has to be told to.
+func (g *guest) reboot(waits bool) (Outcome, bool) {
+	// What the guest said last is on its way on another descriptor.
+	time.Sleep(settleTime)
+	if reason, last := g.screen.LastPanic(); last {
+		return g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason + g.troubles.text()})
+	}
+	if g.stopped {
+		return g.quit(g.ended("the guest rebooted when it was to power off, and was not started again"))
+	}
+	select { // what the boot that ended has said belongs to it
+	case <-g.readyc:
+		g.report.phase(state.Ready)
+	default:
+	}
+	// After a reset SeaBIOS finds its own copy in memory on q35 and resets
+	// once more: no reboot of the guest's, which has not come to speak.
+	if g.spoke.Swap(false) || g.record.Reboots == 0 || !g.Plan.VM.Console {
+		g.record.Reboots++
+		g.tell("%s reboots", g.Plan.VM.Name)
+		g.report.started(g.record)
+		g.report.phase(state.Rebooting)
+	}
+	g.screen.Reset()
+	g.troubles.reset()
+	g.forget()
+	if waits {
+		g.order(g.trouble, g.control().resume)
+	}
+	return Outcome{}, false
+}
+
+// poweredOff ends a guest that is at its end. why is what there is to say of it
+// beyond that; a kernel that panicked may have got there too.
+func (g *guest) poweredOff(why string) Outcome {
+	text := "the guest powered off"
+	if why != "" && !g.stopped {
+		text = why
+	}
+	if why != "" {
 		time.Sleep(settleTime)
 		if reason, last := g.screen.LastPanic(); last {
-			return g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason + g.troubles.text()})
+			out, _ := g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason + g.troubles.text()})
+			return out
 		}
-		if g.stopped {
-			return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest rebooted when it was to power off, and was not started again"})
-		}
-		select { // what the boot that ended has said belongs to it
-		case <-g.readyc:
-			g.report.phase(state.Ready)
-		default:
-		}
-		// After a reset SeaBIOS finds its own copy in memory on q35 and resets
-		// once more: no reboot of the guest's, which has not come to speak.
-		if g.spoke.Swap(false) || g.record.Reboots == 0 || !g.Plan.VM.Console {
-			g.record.Reboots++
-			g.tell("%s reboots", g.Plan.VM.Name)
-			g.report.started(g.record)
-			g.report.phase(state.Rebooting)
-		}
-		g.screen.Reset()
-		g.troubles.reset()
-		g.resetting = true
-		// Ours is a reset like any other: for once it must not become a stop.
-		g.execute(g.trouble, rebootAction("reset"), command("system_reset"))
-		return Outcome{}, false
-	case qmp.ReasonGuestPanic:
-		return g.panicked()
-	case qmp.ReasonGuestShutdown:
-		return g.quit(Outcome{Code: ExitPoweredOff, Text: "the guest powered off"})
 	}
-	return g.quit(failed("the hypervisor was ended from outside (%s)", d.Reason))
+	out, _ := g.quit(g.ended(text))
+	return out
 }
 
 // panicked is for a panic that a device in the guest reported.
@@ -521,12 +553,15 @@ func (g *guest) panicked() (Outcome, bool) {
 
 // quit ends a hypervisor whose guest has ended.
 func (g *guest) quit(out Outcome) (Outcome, bool) {
-	g.execute(nil, command("quit"))
+	cannot := make(chan error, 1)
+	g.order(cannot, g.control().quit)
 	select {
 	case <-g.proc.Done():
+		return out, true
+	case <-cannot:
 	case <-time.After(quitTimeout):
-		_ = g.proc.Kill()
 	}
+	_ = g.proc.Kill()
 	return out, true
 }
 
@@ -538,8 +573,12 @@ func (g *guest) vanished() Outcome {
 	case <-time.After(quitTimeout):
 		_ = g.proc.Kill()
 		<-g.proc.Done()
-		return failed("the control connection with the hypervisor ended, and it was killed: %v%s", g.qmp.Err(), g.words())
+		return failed("the control connection with the hypervisor ended, and it was killed: %v%s", g.control().err(), g.words())
 	}
 	exit, _ := g.proc.Wait()
-	return failed("the hypervisor died (%s)%s", exit, g.words())
+	ending := g.Driver.Ended(exit.Code, strings.TrimSpace(g.proc.StderrTail()))
+	if ending.PoweredOff {
+		return g.poweredOff(ending.What)
+	}
+	return failed("the hypervisor died (%s)%s", explained(exit, ending), g.words())
 }

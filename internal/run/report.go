@@ -30,6 +30,8 @@ type reporter interface {
 	started(state.Record)
 	// phase: the guest has come to another phase; to say so again does nothing.
 	phase(state.Phase)
+	// says is what the guest's service manager says of its start, one line.
+	says(status string)
 	ended(Outcome)
 	// stops delivers the wish to power off, with the reason.
 	stops() <-chan string
@@ -64,6 +66,13 @@ func (l local) phase(p state.Phase) {
 		notify("STATUS=" + string(p))
 	}
 	l.writeRecord(*rec)
+}
+
+// says shows it as long as there is no other news of the guest.
+func (l local) says(status string) {
+	if p := l.record.Phase; p == state.Booting || p == state.Rebooting {
+		notify("STATUS=" + string(p) + ": " + status)
+	}
 }
 
 // wholeSecond is now, as precise as a record is.
@@ -115,6 +124,7 @@ type message struct {
 	// Started is the record without them.
 	Started *state.Record `json:"started,omitempty"`
 	Phase   state.Phase   `json:"phase,omitempty"`
+	Says    string        `json:"says,omitempty"`
 	// Alive answers Call.
 	Alive bool `json:"alive,omitempty"`
 	// Ended is the outcome. Its problems are not in it: boot has said them.
@@ -250,6 +260,8 @@ func (r *remote) started(rec state.Record) {
 }
 
 func (r *remote) phase(p state.Phase) { send(r.conn, message{Phase: p}) }
+
+func (r *remote) says(status string) { send(r.conn, message{Says: status}) }
 
 func (r *remote) ended(out Outcome) {
 	send(r.conn, message{Ended: &ending{out.Code, out.Text[:min(len(out.Text), maxText)]}})

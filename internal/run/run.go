@@ -217,7 +217,7 @@ func (r *runner) startGuest(ctx context.Context, early *early, s start) Outcome 
 	}
 	r.record.Hypervisor, r.record.Accelerator = s.Binary, s.Accelerator.Name
 	g := &guest{
-		runner: r, readyc: make(chan struct{}, 1), escapec: make(chan struct{}, 1), trouble: make(chan error, 1),
+		runner: r, readyc: make(chan struct{}, 1), haltc: make(chan struct{}, 1), escapec: make(chan struct{}, 1), trouble: make(chan error, 1),
 	}
 	out := g.boot(ctx, s, khz)
 	if !g.ran {
@@ -241,7 +241,13 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	problems = append(problems, wrong...)
 	if !wrong.HasErrors() {
 		s.creds = creds
-		s.channel, s.why, wrong = choose(r.Plan, creds, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c, creds) })
+		travelling, err := withNotify(r.Plan, creds, notifyRoom)
+		if err != nil {
+			problems.Add(diag.Problem{Origin: r.Plan.Origin(""), What: err.Error()})
+			return s, problems
+		}
+		defer credential.Wipe(travelling[len(creds):])
+		s.channel, s.why, wrong = choose(r.Plan, travelling, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c, creds) })
 		problems = append(problems, wrong...)
 		if s.channel != nil && s.channel.Encoding == plan.CPIO {
 			problems = append(problems, noteInit(r.Plan, s.Images)...)

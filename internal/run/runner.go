@@ -302,10 +302,13 @@ func (c *child) receive(m message) {
 	case m.Started != nil:
 		// Of the guest's delivery boot knows, of the service we do.
 		c.record.Delivery, c.record.Reboots, c.record.Console = m.Started.Delivery, m.Started.Reboots, m.Started.Console
+		c.record.VSock, c.record.VSockCID = m.Started.VSock, m.Started.VSockCID
 		c.record.Credentials, c.credentials = append([]state.DeliveredMetadata{}, c.credentials...), nil
 		c.writeRecord(c.record)
 	case m.Phase != "":
 		local{c.runner}.phase(m.Phase)
+	case m.Says != "":
+		local{c.runner}.says(m.Says)
 	case m.Alive:
 		local{c.runner}.alive()
 	case m.Ended != nil:

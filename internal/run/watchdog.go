@@ -31,12 +31,12 @@ func (g *guest) prove(within time.Duration) {
 	if !g.asking.CompareAndSwap(false, true) {
 		return
 	}
-	client, report := g.qmp, g.report
+	control, report := g.control(), g.report
 	go func() {
 		defer g.asking.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), min(within, commandTimeout))
 		defer cancel()
-		if client.Execute(ctx, "query-status", nil, nil) == nil {
+		if control.alive(ctx) == nil {
 			report.alive()
 		}
 	}()

@@ -28,6 +28,11 @@ const (
 	newPlan    = ".plan.json.new"
 	// ConsoleName is the socket of the console.
 	ConsoleName = "console"
+	// APIName and VSockName are sockets that a hypervisor makes, and NotifyName
+	// that at which the second connects a guest's service manager with us.
+	APIName    = "api"
+	VSockName  = "vsock"
+	NotifyName = VSockName + "_9999"
 )
 
 // Take takes the VM's lock, or returns ErrRunning. The lock ends with the
@@ -221,7 +226,7 @@ func (c *Claim) replace(temporary, name string, data []byte) error {
 
 // removeFiles removes what is not the lock.
 func (c *Claim) removeFiles() {
-	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName} {
+	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName, APIName, VSockName, NotifyName} {
 		_ = os.Remove(filepath.Join(c.dir, name))
 	}
 }

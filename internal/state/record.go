@@ -51,11 +51,18 @@ type Record struct {
 	Started time.Time `json:"started,omitzero"`
 	ReadyAt time.Time `json:"ready_at,omitzero"`
 	Ready   bool      `json:"ready"`
+	// ExitStatus is what the guest wanted its end to be taken for.
+	ExitStatus int `json:"exit_status,omitempty"`
 	// Reboots counts the guest's own.
 	Reboots int `json:"reboots"`
 	// Console is the path of the console's socket as ampoule console finds it,
 	// a name in the VM's runtime directory; empty where there is none.
 	Console string `json:"console,omitempty"`
+	// VSock is the path of a multiplexed vsock as ampoule ssh finds it, a name in
+	// the VM's runtime directory, and VSockCID the guest's number on that of the
+	// kernel; empty and 0 where there is none.
+	VSock    string `json:"vsock,omitempty"`
+	VSockCID uint32 `json:"vsock_cid,omitempty"`
 	// Files are those of the host from which the guest and its runner were
 	// started, as they were then.
 	Files []File `json:"files,omitempty"`
@@ -122,7 +129,7 @@ func parse(data []byte) (Record, error) {
 // clean makes every text printable.
 func (r *Record) clean() {
 	for _, s := range []*string{
-		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console,
+		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console, &r.VSock,
 		&r.Hypervisor, &r.Version, &r.Accelerator, &r.Channel, &r.ChannelWhy,
 	} {
 		*s = printable(*s)

@@ -1,0 +1,244 @@
+package run
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/ampoule-vm/ampoule/internal/control/httpapi"
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+)
+
+// apiControl holds a hypervisor that is asked over HTTP.
+type apiControl struct {
+	api *plan.API
+	// dial gives the connection, once the hypervisor is there.
+	dial func(context.Context) (net.Conn, error)
+	// requests start the guest; their bodies are the command line's.
+	requests []apiRequest
+	// mask keeps credentials out of the hypervisor's words.
+	mask func(string) string
+	// stream is where it writes events; nil where it does not.
+	stream *os.File
+
+	client *httpapi.Client
+	says   string
+	out    chan event
+	over   chan struct{}
+	once   sync.Once
+}
+
+// apiRequest is a request whose questions are answered.
+type apiRequest struct {
+	method, path string
+	body         httpapi.Body
+}
+
+func newAPIControl(api *plan.API) *apiControl {
+	return &apiControl{api: api, over: make(chan struct{})}
+}
+
+// listen begins to read events, of which the first come before the hypervisor
+// answers.
+func (c *apiControl) listen() {
+	if c.stream != nil {
+		c.out = make(chan event)
+		go c.pump()
+	}
+}
+
+// refusedError is a request that the hypervisor does not carry out.
+type refusedError struct {
+	// index is that among the requests that start the guest.
+	index  int
+	path   string
+	status int
+	// words are the hypervisor's, fit to be shown.
+	words string
+}
+
+func (e *refusedError) Error() string {
+	text := fmt.Sprintf("the hypervisor refuses the request %s (status %d)", e.path, e.status)
+	if e.words != "" {
+		text += ": " + e.words
+	}
+	return text
+}
+
+func (c *apiControl) launch(ctx context.Context) error {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	c.client = httpapi.New(conn)
+	reply, err := c.ask(ctx, c.api.Alive)
+	if err != nil {
+		return err
+	}
+	if err := c.checkVersion(reply.Body); err != nil {
+		return err
+	}
+	for i, r := range c.requests {
+		reply, err := c.client.Do(ctx, r.method, r.path, r.body)
+		if err != nil {
+			return fmt.Errorf("the request %s: %w", r.path, err)
+		}
+		if reply.Status/100 != 2 {
+			return &refusedError{i, r.path, reply.Status, c.mask(wordsOf(reply.Body))}
+		}
+	}
+	return nil
+}
+
+// ask makes a request that has nothing to hide.
+func (c *apiControl) ask(ctx context.Context, r plan.Request) (httpapi.Reply, error) {
+	chunks, err := r.Render(func(q plan.Question) (plan.Answer, error) {
+		return plan.Answer{}, fmt.Errorf("the request %s asks %q, which starts nothing", r.Path, q)
+	})
+	if err != nil {
+		return httpapi.Reply{}, err
+	}
+	var body httpapi.Body
+	if len(chunks) > 0 {
+		body = bytes.NewReader(chunks[0].JSON)
+	}
+	reply, err := c.client.Do(ctx, r.Method, r.Path, body)
+	switch {
+	case err != nil:
+		return reply, fmt.Errorf("the request %s: %w", r.Path, err)
+	case reply.Status/100 != 2:
+		return reply, &refusedError{-1, r.Path, reply.Status, c.mask(wordsOf(reply.Body))}
+	}
+	return reply, nil
+}
+
+// checkVersion finds the version in the answer, and refuses one that is too old:
+// it would leave out what it does not know.
+func (c *apiControl) checkVersion(answer []byte) error {
+	if c.api.Version == "" {
+		return nil
+	}
+	var members map[string]any
+	_ = json.Unmarshal(answer, &members) // without a version it is refused anyway
+	c.says, _ = members[strings.TrimPrefix(c.api.Version, "/")].(string)
+	version, ok := parseVersion(c.says)
+	oldest, _ := parseVersion(c.api.Oldest)
+	switch {
+	case !ok:
+		c.says = ""
+		return errors.New("the hypervisor does not say which version it is")
+	case slices.Compare(version, oldest) < 0:
+		return fmt.Errorf("the hypervisor has version %s, which is older than the oldest that Ampoule can use, %s", c.says, c.api.Oldest)
+	}
+	return nil
+}
+
+// parseVersion reads the numbers at the beginning of a version.
+func parseVersion(s string) (numbers []int, ok bool) {
+	end := strings.IndexFunc(s, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	if end < 0 {
+		end = len(s)
+	}
+	for part := range strings.SplitSeq(strings.TrimSuffix(s[:end], "."), ".") {
+		n, err := strconv.Atoi(part)
+		if err != nil || len(s) > 64 {
+			return nil, false
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, true
+}
+
+// maxWords is how much of a refusal is shown.
+const maxWords = 500
+
+// wordsOf makes one line of a refusal: the texts in its JSON, the outermost
+// first, or what there is.
+func wordsOf(body []byte) string {
+	var list []string
+	var object map[string]any
+	text := string(body)
+	if json.Unmarshal(body, &list) == nil {
+		text = strings.Join(list, ": ")
+	} else if json.Unmarshal(body, &object) == nil {
+		var texts []string
+		for _, name := range []string{"fault_message", "error"} {
+			if s, ok := object[name].(string); ok {
+				texts = append(texts, s)
+			}
+		}
+		text = strings.Join(texts, ": ")
+	}
+	return diag.Printable(oneLine(text), maxWords)
+}
+
+func (c *apiControl) version() string { return c.says }
+
+func (c *apiControl) events() <-chan event { return c.out }
+
+func (c *apiControl) err() error {
+	if c.client == nil {
+		return nil
+	}
+	return c.client.Err()
+}
+
+func (c *apiControl) press(ctx context.Context) error {
+	if c.api.Power == nil {
+		return errNoButton
+	}
+	_, err := c.ask(ctx, *c.api.Power)
+	return err
+}
+
+func (c *apiControl) alive(ctx context.Context) error {
+	_, err := c.ask(ctx, c.api.Alive)
+	return err
+}
+
+// resume is for hypervisors whose guests wait.
+func (c *apiControl) resume(context.Context) error { return nil }
+
+// quit: its guest has ended, or is to. What it holds goes with it.
+func (c *apiControl) quit(context.Context) error { return errors.New("it is killed") }
+
+func (c *apiControl) close() {
+	c.once.Do(func() { close(c.over) })
+	if c.client != nil {
+		c.client.Close()
+	}
+	if c.stream != nil {
+		c.stream.Close()
+	}
+}
+
+// pump translates events until there are no more.
+func (c *apiControl) pump() {
+	defer close(c.out)
+	decoder := json.NewDecoder(c.stream)
+	for {
+		var said struct{ Source, Event string }
+		if err := decoder.Decode(&said); err != nil {
+			return
+		}
+		for _, e := range c.api.Events {
+			if e.Source != said.Source || e.Event != said.Event {
+				continue
+			}
+			select {
+			case c.out <- event{what: happenings()[e.Means]}:
+			case <-c.over:
+				return
+			}
+		}
+	}
+}

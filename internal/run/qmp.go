@@ -1,0 +1,148 @@
+package run
+
+import (
+	"context"
+	"net"
+	"sync"
+
+	"github.com/ampoule-vm/ampoule/internal/control/qmp"
+)
+
+// qmpControl holds a hypervisor that speaks QMP. Every end of its guest stops it
+// until it is told what comes next.
+type qmpControl struct {
+	conn   net.Conn
+	client *qmp.Client
+	out    chan event
+	// waiting: the guest has rebooted and was not reset yet. It belongs to pump.
+	waiting bool
+	// trouble gets the reason why a guest that was reset does not go on.
+	trouble chan<- error
+	over    chan struct{}
+	once    sync.Once
+}
+
+func newQMPControl(conn net.Conn, trouble chan<- error) *qmpControl {
+	return &qmpControl{conn: conn, out: make(chan event), trouble: trouble, over: make(chan struct{})}
+}
+
+func (c *qmpControl) launch(ctx context.Context) error {
+	client, err := qmp.New(ctx, c.conn)
+	if err != nil {
+		return err
+	}
+	c.client = client
+	if err := client.Execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	go c.pump()
+	return nil
+}
+
+func (c *qmpControl) version() string { return c.client.Version().String() }
+
+func (c *qmpControl) events() <-chan event { return c.out }
+
+func (c *qmpControl) err() error { return c.client.Err() }
+
+func (c *qmpControl) press(ctx context.Context) error {
+	return c.client.Execute(ctx, "system_powerdown", nil, nil)
+}
+
+func (c *qmpControl) alive(ctx context.Context) error {
+	return c.client.Execute(ctx, "query-status", nil, nil)
+}
+
+func (c *qmpControl) quit(ctx context.Context) error {
+	return c.client.Execute(ctx, "quit", nil, nil)
+}
+
+// resume resets the machine. Ours is a reset like any other: for once it must not
+// become a stop. The rest is for pump, when the reset has come.
+func (c *qmpControl) resume(ctx context.Context) error {
+	if err := c.onReset(ctx, "reset"); err != nil {
+		return err
+	}
+	return c.client.Execute(ctx, "system_reset", nil, nil)
+}
+
+// onReset says what a reset does from now on: "reset" or "shutdown".
+func (c *qmpControl) onReset(ctx context.Context, action string) error {
+	return c.client.Execute(ctx, "set-action", map[string]string{"reboot": action}, nil)
+}
+
+func (c *qmpControl) close() {
+	c.once.Do(func() { close(c.over) })
+	if c.client != nil {
+		c.client.Close()
+	}
+}
+
+// pump translates events until there are no more.
+func (c *qmpControl) pump() {
+	defer close(c.out)
+	for e := range c.client.Events() {
+		data, err := e.Decode()
+		if err != nil {
+			continue // it is not of the form that counts
+		}
+		if ev, ok := c.translate(data); ok {
+			select {
+			case c.out <- ev:
+			case <-c.over:
+				return
+			}
+		}
+	}
+}
+
+func (c *qmpControl) translate(data any) (event, bool) {
+	switch d := data.(type) {
+	case qmp.Resume:
+		return event{what: resumed}, true
+	case qmp.Reset:
+		if !c.waiting {
+			return event{}, false
+		}
+		c.waiting = false
+		go c.goOn()
+	case qmp.GuestPanicked:
+		// With shutdown=pause QEMU stops here and sends no SHUTDOWN.
+		return event{what: panicked}, true
+	case qmp.Shutdown:
+		return c.shutdown(d)
+	}
+	return event{}, false
+}
+
+func (c *qmpControl) shutdown(d qmp.Shutdown) (event, bool) {
+	switch d.Reason {
+	case qmp.ReasonGuestReset:
+		if c.waiting {
+			return event{}, false // a guest that asked twice before it was stopped
+		}
+		c.waiting = true
+		return event{what: waits}, true
+	case qmp.ReasonGuestPanic:
+		return event{what: panicked}, true
+	case qmp.ReasonGuestShutdown:
+		return event{what: poweredOff}, true
+	}
+	return event{what: ended, reason: string(d.Reason)}, true
+}
+
+// goOn lets a guest run that was reset. Without these orders it never would.
+func (c *qmpControl) goOn() {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	err := c.onReset(ctx, "shutdown")
+	if err == nil {
+		err = c.client.Execute(ctx, "cont", nil, nil)
+	}
+	if err != nil {
+		select {
+		case c.trouble <- err:
+		default:
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package run
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/ampoule-vm/ampoule/internal/credential"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/secret"
+	"github.com/ampoule-vm/ampoule/internal/state"
+)
+
+// notifyRoom is as long as the address of the relay can become.
+const notifyRoom = "vsock-stream:2:4294967295"
+
+// withNotify adds the credential by which the guest's systemd learns where it can
+// say how it goes (systemd(1), vmm.notify_socket). A VM without others has no
+// channel; then it stands on the kernel's command line, for it is not secret.
+func withNotify(p *plan.Plan, creds []credential.Credential, address string) ([]credential.Credential, error) {
+	if p.VM.VSock == nil || len(creds) == 0 {
+		return creds, nil
+	}
+	value, err := secret.FromBytes([]byte(address))
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Clip(creds), credential.Credential{
+		Guest: plan.NotifyCredential, Host: plan.NotifyCredential, Value: value, Origin: p.Origin("VSockCID"), Key: "VSockCID", Shown: plan.NotifyCredential,
+	}), nil
+}
+
+// notifyWords are those of the kernel's command line for a VM without credentials.
+func notifyWords(a answers) []string {
+	if a.notify == "" || len(a.credentials) > 0 {
+		return nil
+	}
+	return []string{plan.NotifyParameter + a.notify}
+}
+
+// hears receives when the guest's service manager has said something; nil where
+// nobody listens.
+func (g *guest) hears() <-chan struct{} {
+	if g.ends.relay == nil {
+		return nil
+	}
+	return g.ends.relay.Changed()
+}
+
+// listen acts on what it said. It has no say in anything but readiness, status and
+// exit status.
+func (g *guest) listen() {
+	m := g.ends.relay.Take()
+	if m.Status != nil && *m.Status != "" {
+		g.report.says(*m.Status)
+	}
+	if m.Ready && g.Plan.VM.Readiness.Mode == "guest" {
+		g.report.phase(state.Ready)
+	}
+	if m.ExitStatus != nil {
+		g.exitStatus = m.ExitStatus
+	}
+}
+
+// forget drops what the boot that ended has said.
+func (g *guest) forget() {
+	g.exitStatus = nil
+	if g.ends.relay != nil {
+		g.ends.relay.Forget()
+	}
+}
+
+// ended is the outcome of a guest that ended in order, with the exit status that
+// it asked for.
+func (g *guest) ended(text string) Outcome {
+	if g.ends.relay != nil {
+		_ = g.ends.relay.Drain() // what it said last may still be on its way
+		g.listen()
+	}
+	out := Outcome{Code: ExitPoweredOff, Text: text}
+	if g.exitStatus == nil || *g.exitStatus == 0 {
+		return out
+	}
+	g.record.ExitStatus = *g.exitStatus
+	g.report.started(g.record)
+	out.Code = *g.exitStatus
+	out.Text += fmt.Sprintf(" with exit status %d", out.Code)
+	switch out.Code {
+	case ExitBadInput, ExitCollision, ExitPanic, ExitHypervisor, ExitKilled:
+		out.Code = ExitCollision
+	}
+	return out
+}

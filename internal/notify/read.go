@@ -107,7 +107,8 @@ func (l limits) silent(c net.Conn, text []byte, end time.Time) (bool, error) {
 		return false, err
 	}
 	ready, err := readable(c, min(l.quiet, time.Until(end)))
-	return !ready, err
+	// At the end of all time it was no silence; the next read says so.
+	return !ready && time.Now().Before(end), err
 }
 
 // readable waits for c to have something to read, its end included. It asks the

@@ -71,7 +71,13 @@ type Relay struct {
 func Serve(l net.Listener) *Relay { return serve(l, defaultLimits()) }
 
 func serve(l net.Listener, limits limits) *Relay {
-	r := &Relay{
+	r := newRelay(l, limits)
+	go r.run()
+	return r
+}
+
+func newRelay(l net.Listener, limits limits) *Relay {
+	return &Relay{
 		listener: l,
 		limits:   limits,
 		pace:     pace{pause: pause, burst: burst},
@@ -80,8 +86,6 @@ func serve(l net.Listener, limits limits) *Relay {
 		stop:     make(chan struct{}),
 		done:     make(chan struct{}),
 	}
-	go r.run()
-	return r
 }
 
 // Changed receives after there is something new to Take.
@@ -176,7 +180,8 @@ func (r *Relay) admit(c net.Conn) (boot uint64, ok bool) {
 	boot = r.boot
 	var oldest net.Conn
 	if len(r.open) > maxOpen {
-		oldest, r.open = r.open[0], slices.Delete(r.open, 0, 1)
+		oldest = r.open[0]
+		r.open = slices.Delete(r.open, 0, 1)
 	}
 	r.mu.Unlock()
 	if oldest != nil {

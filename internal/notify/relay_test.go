@@ -1,8 +1,12 @@
 package notify
 
 import (
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -96,5 +100,158 @@ func TestReadyIsHeard(t *testing.T) {
 				t.Errorf("taken twice: %+v", again)
 			}
 		})
+	}
+}
+
+// TestHeardBeforeLetGo: what was said before a guest ends is there when its end
+// is noticed.
+func TestHeardBeforeLetGo(t *testing.T) {
+	r, g := start(t, defaultLimits())
+	for i := range 200 {
+		g.mute = i%2 == 0
+		g.say(fmt.Sprintf("EXIT_STATUS=%d", i%256))
+		if m := r.Take(); m.ExitStatus == nil || *m.ExitStatus != i%256 {
+			t.Fatalf("message %d: %+v", i, m)
+		}
+	}
+}
+
+// TestNobodyTakes: a sender does not wait for who wants to know.
+func TestNobodyTakes(t *testing.T) {
+	r, g := start(t, defaultLimits())
+	g.say("READY=1\nEXIT_STATUS=3")
+	for i := range 200 {
+		g.say(fmt.Sprintf("STATUS=number %d", i))
+	}
+	m := r.Take()
+	if !m.Ready || m.ExitStatus == nil || *m.ExitStatus != 3 || m.Status == nil || *m.Status != "number 199" {
+		t.Errorf("got %+v", m)
+	}
+	if c := r.Counts(); c.Heard != 201 || c.Ignored != 0 || c.Refused != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	r, g := start(t, defaultLimits())
+	var senders sync.WaitGroup
+	for i := range 8 {
+		senders.Go(func() {
+			for j := range 50 {
+				c, err := net.Dial("unix", g.path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := fmt.Fprintf(c, "X_SYSTEMD_UNIT_ACTIVE=t%d.target", i*10+j%10); err != nil {
+					t.Error(err)
+				}
+				_, _ = c.Read(make([]byte, 1))
+				c.Close()
+			}
+		})
+	}
+	senders.Wait()
+	if m := r.Take(); len(m.Targets) != 80 {
+		t.Errorf("%d targets, %+v", len(m.Targets), r.Counts())
+	}
+}
+
+func TestForget(t *testing.T) {
+	r, g := start(t, defaultLimits())
+	before := g.connect()
+	g.say("READY=1") // and before is accepted
+	r.Forget()
+	if m := r.Take(); !m.IsZero() {
+		t.Errorf("remembered: %+v", m)
+	}
+	if _, err := before.Write([]byte("STATUS=of the boot before")); err != nil {
+		t.Fatal(err)
+	}
+	g.waitForClose(before)
+	if m := r.Take(); !m.IsZero() {
+		t.Errorf("heard of the boot before: %+v", m)
+	}
+	g.say("STATUS=of this one")
+	if m := r.Take(); m.Status == nil || m.Ready {
+		t.Errorf("got %+v", m)
+	}
+}
+
+// TestDrain: before systemd 256 a sender does not wait, and its machine is gone
+// at once.
+func TestDrain(t *testing.T) {
+	for range 50 {
+		r, g := start(t, defaultLimits())
+		for _, text := range []string{"STOPPING=1", "EXIT_STATUS=7\nX_SYSTEMD_SHUTDOWN=exit"} {
+			c := g.connect()
+			if _, err := c.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+		if err := r.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		if m := r.Take(); !m.Stopping || m.ExitStatus == nil || *m.ExitStatus != 7 || m.Shutdown != "exit" {
+			t.Fatalf("got %+v", m)
+		}
+	}
+}
+
+func TestClose(t *testing.T) {
+	r, g := start(t, defaultLimits())
+	idle := g.connect()
+	talking := g.connect()
+	if _, err := talking.Write([]byte("STAT")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	g.waitForClose(idle)
+	g.waitForClose(talking)
+	if c, err := net.Dial("unix", g.path); err == nil {
+		c.Close()
+		t.Error("it still listens")
+	}
+}
+
+// failing is a listener that fails at first.
+type failing struct {
+	net.Listener
+	times int
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.times--; f.times >= 0 {
+		return nil, os.NewSyscallError("accept4", syscall.EMFILE)
+	}
+	return f.Listener.Accept()
+}
+
+func TestAcceptIsTriedAgain(t *testing.T) {
+	l, path := listen(t)
+	r := Serve(&failing{l, 2})
+	defer r.Close()
+	guest{t: t, path: path}.say("READY=1")
+	if !r.Take().Ready {
+		t.Error("not heard")
+	}
+}
+
+func TestPace(t *testing.T) {
+	p := pace{pause: time.Millisecond, burst: 3}
+	now := time.Unix(1000, 0)
+	for i, want := range []time.Duration{-2, -1, 0, 1, 2, 3} {
+		if got := p.next(now); got != want*time.Millisecond {
+			t.Errorf("number %d waits %v", i, got)
+		}
+	}
+	now = now.Add(6 * time.Millisecond)
+	if got := p.next(now); got != -2*time.Millisecond {
+		t.Errorf("after a rest: %v", got)
 	}
 }

@@ -196,7 +196,7 @@ func TestFiles(t *testing.T) {
 			wants map[string]string
 			other string
 		}{
-			"kernel": {second(CheckKernel(path)), kernel, "?"}, "initrd": {second(CheckInitrd(path)), initrd, "?"},
+			"kernel": {second(CheckKernel(path, nil)), kernel, "?"}, "initrd": {second(CheckInitrd(path)), initrd, "?"},
 			"raw": {CheckDisk(path, "raw", false), raw, ""}, "raw, ro": {CheckDisk(path, "raw", true), raw, ""},
 			"qcow2": {CheckDisk(path, "qcow2", false), qcow2, "not a qcow2 image"},
 		} {
@@ -214,7 +214,7 @@ func TestFiles(t *testing.T) {
 			}
 		}
 	}
-	if n, err := CheckKernel(kinds(t)["bzImage"]); n.Size != 1024 || err != nil {
+	if n, err := CheckKernel(kinds(t)["bzImage"], nil); n.Size != 1024 || err != nil {
 		t.Errorf("the size is %d, %v", n.Size, err)
 	}
 }
@@ -231,7 +231,7 @@ func FuzzFiles(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		n, err := CheckKernel(path)
+		n, err := CheckKernel(path, nil)
 		if err == nil && n.Size != int64(len(data)) {
 			t.Errorf("a kernel of %d bytes has %d", len(data), n.Size)
 		}

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 )
 
 // OpenImage opens a kernel or an initial RAM disk for reading. Errors do not
@@ -21,12 +23,26 @@ type Kernel struct {
 	Memory int64
 }
 
-// CheckKernel says why a file is no x86-64 kernel that a hypervisor can boot
-// directly, or returns what its head tells.
+// The formats of a kernel, in the words of a plan.
+const (
+	bzImage  = "bzImage"
+	pvh      = "pvh"
+	elfImage  = "elf"
+	armImage = "arm-image"
+)
+
+// CheckKernel says why a file is no kernel that a hypervisor which boots these
+// formats can boot directly, or returns what its head tells. Without formats they
+// are those of a PC: bzImage and pvh.
 //
 // A bzImage has 0xAA55 at 0x1FE and "HdrS" at 0x202 (Documentation/arch/x86/
-// boot.rst); a vmlinux is an ELF file with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY.
-func CheckKernel(path string) (Kernel, error) {
+// boot.rst); a vmlinux is an ELF file, with a PVH note, XEN_ELFNOTE_PHYS32_ENTRY,
+// or without; on arm64 an Image has "ARM\x64" at 0x38 (Documentation/arch/arm64/
+// booting.rst).
+func CheckKernel(path string, formats []string) (Kernel, error) {
+	if len(formats) == 0 {
+		formats = []string{bzImage, pvh}
+	}
 	f, info, err := open(path, os.O_RDONLY, false)
 	if err != nil {
 		return Kernel{}, err
@@ -39,29 +55,72 @@ func CheckKernel(path string) (Kernel, error) {
 	case len(start) == 0:
 		return Kernel{}, fmt.Errorf("the file is empty")
 	case bytes.HasPrefix(start, []byte(elf.ELFMAG)):
-		memory, err := checkVMLinux(f)
-		return Kernel{info.Size(), memory}, err
+		return checkELF(f, info.Size(), formats)
 	case len(start) >= 0x206 && start[0x1FE] == 0x55 && start[0x1FF] == 0xAA && string(start[0x202:0x206]) == "HdrS":
 		k := Kernel{Size: info.Size(), Memory: info.Size()}
 		if len(start) >= 0x264 && binary.LittleEndian.Uint16(start[0x206:]) >= 0x20a {
 			k.Memory = int64(binary.LittleEndian.Uint32(start[0x260:])) // init_size
 		}
-		return k, nil
+		return k, boots(formats, bzImage, "a bzImage")
+	case len(start) >= 0x40 && string(start[0x38:0x3c]) == "ARM\x64":
+		k := Kernel{Size: info.Size(), Memory: max(info.Size(), int64(binary.LittleEndian.Uint64(start[0x10:]))&(1<<40-1))} // image_size
+		return k, boots(formats, armImage, "an Image for arm64")
 	}
-	return Kernel{}, fmt.Errorf("not a Linux kernel (neither a bzImage nor an ELF file%s)", kindHint(start))
+	return Kernel{}, fmt.Errorf("not a Linux kernel (%s%s)", neither(formats), kindHint(start))
 }
 
-// checkVMLinux returns the memory that the program's segments take.
-func checkVMLinux(f *os.File) (memory int64, err error) {
+// boots says why the hypervisor does not boot a kernel of a format, or nothing.
+func boots(formats []string, format, what string) error {
+	if slices.Contains(formats, format) {
+		return nil
+	}
+	return fmt.Errorf("this is %s, and this hypervisor boots %s", what, described(formats, " or "))
+}
+
+// described are formats for people.
+func described(formats []string, or string) string {
+	words := map[string]string{
+		bzImage: "a bzImage", pvh: "an ELF file (vmlinux) with the PVH note", elfImage: "an ELF file (vmlinux)", armImage: "an uncompressed Image for arm64",
+	}
+	var out []string
+	for _, f := range formats {
+		out = append(out, words[f])
+	}
+	return strings.Join(out, or)
+}
+
+func neither(formats []string) string {
+	if slices.Equal(formats, []string{bzImage, pvh}) {
+		return "neither a bzImage nor an ELF file"
+	}
+	return "not " + described(formats, ", nor ")
+}
+
+func checkELF(f *os.File, size int64, formats []string) (Kernel, error) {
+	if !slices.Contains(formats, pvh) && !slices.Contains(formats, elfImage) {
+		return Kernel{}, boots(formats, elfImage, "an ELF file (vmlinux)")
+	}
+	memory, found, err := checkVMLinux(f)
+	switch {
+	case err != nil:
+		return Kernel{}, err
+	case !found && !slices.Contains(formats, elfImage):
+		return Kernel{}, fmt.Errorf("an ELF file without the PVH note that a kernel with CONFIG_PVH has")
+	}
+	return Kernel{size, memory}, nil
+}
+
+// checkVMLinux returns the memory that the program's segments take, and whether it
+// has the note.
+func checkVMLinux(f *os.File) (memory int64, note bool, err error) {
 	file, err := elf.NewFile(f)
 	if err != nil {
-		return 0, fmt.Errorf("a damaged ELF file")
+		return 0, false, fmt.Errorf("a damaged ELF file")
 	}
 	defer file.Close()
 	if file.Machine != elf.EM_X86_64 {
-		return 0, fmt.Errorf("an ELF file for %v, not for x86-64", file.Machine)
+		return 0, false, fmt.Errorf("an ELF file for %v, not for x86-64", file.Machine)
 	}
-	found := false
 	for _, p := range file.Progs {
 		if p.Type == elf.PT_LOAD {
 			memory += int64(min(p.Memsz, 1<<40))
@@ -71,14 +130,11 @@ func checkVMLinux(f *os.File) (memory int64, err error) {
 		}
 		notes := make([]byte, p.Filesz)
 		if _, err := p.ReadAt(notes, 0); err != nil {
-			return 0, fmt.Errorf("a damaged ELF file")
+			return 0, false, fmt.Errorf("a damaged ELF file")
 		}
-		found = found || hasPVHNote(notes, file.ByteOrder)
+		note = note || hasPVHNote(notes, file.ByteOrder)
 	}
-	if found {
-		return memory, nil
-	}
-	return 0, fmt.Errorf("an ELF file without the PVH note that a kernel with CONFIG_PVH has")
+	return memory, note, nil
 }
 
 // hasPVHNote walks the notes: three words (length of name, of contents, type),

@@ -129,9 +129,11 @@ const (
 )
 
 // NotifyCredential is the credential by which a guest's systemd learns where it can
-// say how it goes, and NotifyParameter the kernel's parameter that has it.
+// say how it goes, NotifyParameter the kernel's parameter that has it, and
+// NotifyRoom as long as its value can become.
 const (
 	NotifyCredential = "vmm.notify_socket"
+	NotifyRoom       = "vsock-stream:2:4294967295"
 	NotifyParameter  = "systemd.set_credential=" + NotifyCredential + ":"
 )
 

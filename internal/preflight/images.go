@@ -42,7 +42,7 @@ func (j *judge) boot(ctx context.Context) {
 	var initrd int64
 	var err error
 	if vm.Kernel != "" { // else it is a draft, and the mistake is known
-		if kernel, err = host.CheckKernel(vm.Kernel); err != nil {
+		if kernel, err = host.CheckKernel(vm.Kernel, vm.KernelFormats); err != nil {
 			j.fail("Kernel", vm.Kernel, acceptedKernel, "%v", err)
 		}
 	}

@@ -127,7 +127,12 @@ func (j *judge) commandLine(a plan.Accelerator) {
 	if !fits(j.plan.VM.KernelCommandLine, "") {
 		return
 	}
-	fits(slices.Concat(longest(a), j.plan.VM.KernelCommandLine), " with the words that Accelerator="+a.Name+" needs")
+	if len(a.CommandLine) > 0 {
+		fits(slices.Concat(longest(a), j.plan.VM.KernelCommandLine), " with the words that Accelerator="+a.Name+" needs")
+	}
+	if j.plan.VM.VSock != nil && len(j.plan.VM.Credentials) == 0 {
+		fits(slices.Concat(longest(a), []string{plan.NotifyParameter + plan.NotifyRoom}, j.plan.VM.KernelCommandLine), " with where the guest says that it is ready")
+	}
 }
 
 // longest returns the accelerator's words for the kernel, as long as they can

@@ -143,7 +143,7 @@ func judge(c *plan.Channel, creds []credential.Credential, images func(*plan.Cha
 		if c.RefuseInName != "" && strings.ContainsAny(cred.Guest, c.RefuseInName) {
 			out = append(out, refusal{index: i, why: fmt.Sprintf("a name cannot have %q in it", c.RefuseInName)})
 		}
-		if c.Encoding == plan.SMBIOS {
+		if c.Encoding == plan.SMBIOS || c.Encoding == plan.OEMStrings {
 			if size := rule.SMBIOSSize(len(cred.Guest), cred.Value.Len()) + rule.SMBIOSHeader + 1; size > c.MaxStructure {
 				out = append(out, refusal{index: i, why: fmt.Sprintf("%d bytes and a name of %d become %d, at most %d are possible in a structure",
 					cred.Value.Len(), len(cred.Guest), size, c.MaxStructure)})
@@ -153,16 +153,37 @@ func judge(c *plan.Channel, creds []credential.Credential, images func(*plan.Cha
 	if c.MaxCount > 0 && len(creds) > c.MaxCount {
 		out = append(out, refusal{index: -1, why: fmt.Sprintf("%d credentials, at most %d are possible", len(creds), c.MaxCount)})
 	}
-	if c.Encoding == plan.SMBIOS && len(out) == 0 {
-		layout, err := rule.LayoutSMBIOS(credential.Items(creds), c.MaxStructure)
-		switch {
-		case err != nil:
-			out = append(out, refusal{index: -1, why: flatten(err)})
-		case layout.Bytes > c.MaxTotal:
-			out = append(out, refusal{index: -1, why: fmt.Sprintf("all together become %d bytes, at most %d are possible", layout.Bytes, c.MaxTotal)})
-		}
+	if len(out) > 0 {
+		return out
+	}
+	if why := together(c, creds); why != "" {
+		out = append(out, refusal{index: -1, why: why})
 	}
 	return out
+}
+
+// together says why credentials that each fit a structure do not fit together.
+func together(c *plan.Channel, creds []credential.Credential) string {
+	items := credential.Items(creds)
+	switch c.Encoding {
+	case plan.SMBIOS:
+		layout, err := rule.LayoutSMBIOS(items, c.MaxStructure)
+		switch {
+		case err != nil:
+			return flatten(err)
+		case layout.Bytes > c.MaxTotal:
+			return fmt.Sprintf("all together become %d bytes, at most %d are possible", layout.Bytes, c.MaxTotal)
+		}
+	case plan.OEMStrings: // the hypervisor makes one structure of them
+		size := rule.SMBIOSHeader + 1
+		for _, item := range items {
+			size += rule.SMBIOSSize(len(item.Name), item.Size)
+		}
+		if size > c.MaxStructure {
+			return fmt.Sprintf("all together become %d bytes, at most %d are possible in the one structure that the hypervisor makes", size, c.MaxStructure)
+		}
+	}
+	return ""
 }
 
 // flatten writes joined errors on one line.

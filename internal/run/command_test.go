@@ -31,7 +31,7 @@ func TestAssemble(t *testing.T) {
 	control, console := ends(t)
 	list := creds(t, "a,b", 3, "{fd}{count}", 5)
 	tcg := p.VM.Accelerator[len(p.VM.Accelerator)-1]
-	c, err := assemble(p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: list, control: control, console: console, khz: func() (int, error) { return 2600123, nil }})
+	c, err := assemble(p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: list, sockets: sockets{control: control, console: console}, khz: func() (int, error) { return 2600123, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestAssemble(t *testing.T) {
 func TestAssembleSMBIOS(t *testing.T) {
 	p := makePlan(t)
 	control, console := ends(t)
-	c, err := assemble(p, answers{accelerator: p.VM.Accelerator[0], channel: &p.VM.Channels[0], credentials: creds(t, "one", 3000, "two", 3000, "x", 1), control: control, console: console})
+	c, err := assemble(p, answers{accelerator: p.VM.Accelerator[0], channel: &p.VM.Channels[0], credentials: creds(t, "one", 3000, "two", 3000, "x", 1), sockets: sockets{control: control, console: console}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,12 +134,12 @@ func TestAssembleRefuses(t *testing.T) {
 		a    answers
 		want string
 	}{
-		"counter":  {p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: creds(t, "a", 1), control: control, console: console, khz: func() (int, error) { return 0, broken }}, "no such counter"},
-		"wiped":    {p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: append(creds(t, "b", 1), wiped...), control: control, console: console, khz: khz}, secret.ErrWiped.Error()},
-		"no place": {noPlace, answers{accelerator: tcg, channel: &noPlace.VM.Channels[0], credentials: creds(t, "a", 1), control: control, console: console, khz: khz}, "no place for the credentials"},
-		"encoding": {odd, answers{accelerator: tcg, channel: &odd.VM.Channels[0], credentials: creds(t, "a", 1), control: control, console: console, khz: khz}, `the encoding "odd"`},
-		"question": {question, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: creds(t, "a", 1), control: control, console: console, khz: khz}, `asks "weather"`},
-		"too long": {long, answers{accelerator: tcg, control: control, console: console, khz: khz}, "the kernel would cut it at 10"},
+		"counter":  {p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: creds(t, "a", 1), sockets: sockets{control: control, console: console}, khz: func() (int, error) { return 0, broken }}, "no such counter"},
+		"wiped":    {p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: append(creds(t, "b", 1), wiped...), sockets: sockets{control: control, console: console}, khz: khz}, secret.ErrWiped.Error()},
+		"no place": {noPlace, answers{accelerator: tcg, channel: &noPlace.VM.Channels[0], credentials: creds(t, "a", 1), sockets: sockets{control: control, console: console}, khz: khz}, "no place for the credentials"},
+		"encoding": {odd, answers{accelerator: tcg, channel: &odd.VM.Channels[0], credentials: creds(t, "a", 1), sockets: sockets{control: control, console: console}, khz: khz}, `the encoding "odd"`},
+		"question": {question, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: creds(t, "a", 1), sockets: sockets{control: control, console: console}, khz: khz}, `asks "weather"`},
+		"too long": {long, answers{accelerator: tcg, sockets: sockets{control: control, console: console}, khz: khz}, "the kernel would cut it at 10"},
 	} {
 		before := descriptors(t)
 		c, err := assemble(tt.plan, tt.a)

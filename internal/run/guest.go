@@ -46,7 +46,7 @@ type guest struct {
 	*runner
 	cmd     *commandLine
 	proc    *process.Process
-	ends    *ends
+	links   *links
 	screen  *screen
 	ran     bool // the guest's processors were started
 	stopped bool // a stop was asked for
@@ -67,15 +67,15 @@ type guest struct {
 }
 
 // control is the hypervisor.
-func (g *guest) control() hypervisor { return g.ends.control }
+func (g *guest) control() hypervisor { return g.links.control }
 
 // boot starts the hypervisor and stays with it.
 func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outcome {
 	var err error
-	if g.ends, err = g.open(); err != nil {
+	if g.links, err = g.open(); err != nil {
 		return failed("%v", err)
 	}
-	defer g.ends.close()
+	defer g.links.close()
 	g.cmd, err = g.assemble(s, khz)
 	if err != nil {
 		return failed("%v", err)
@@ -88,9 +88,9 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	if err := g.start(s.Binary); err != nil {
 		return failed("%v", err)
 	}
-	g.ends.started()
+	g.links.started()
 	defer g.end()
-	g.attach(g.ends.serial)
+	g.attach(g.links.serial)
 	g.prime(s)
 	if out, ok := g.handshake(ctx); !ok {
 		return out
@@ -122,9 +122,14 @@ func (g *guest) prime(s start) {
 // assemble answers the questions of the hypervisor's command line, and of its
 // requests. What the credentials travel with is needed no longer then.
 func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error) {
+	creds, err := withNotify(g.Plan, s.creds, g.links.notify)
+	if err != nil {
+		return nil, err
+	}
+	defer credential.Wipe(creds[len(s.creds):])
 	a := answers{
-		accelerator: s.Accelerator, channel: s.channel, credentials: s.creds, sockets: g.ends.theirs, khz: khz,
-		notify: g.ends.notify, landlock: g.Host.Landlock() >= host.LandlockFiles,
+		accelerator: s.Accelerator, channel: s.channel, credentials: creds, sockets: g.links.theirs, khz: khz,
+		notify: g.links.notify, landlock: g.Host.Landlock() >= host.LandlockFiles,
 	}
 	if s.channel != nil && s.channel.Encoding == plan.CPIO {
 		o, err := openOverlay(g.Host, g.Plan.VM.Initrd, s.Images)
@@ -139,7 +144,7 @@ func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error)
 		if err != nil {
 			return nil, fmt.Errorf("opening the kernel %s: %w", g.Plan.VM.Kernel, err)
 		}
-		g.ends.closers = append(g.ends.closers, f)
+		g.links.closers = append(g.links.closers, f)
 		a.kernel = f
 	}
 	return assemble(g.Plan, a)
@@ -161,7 +166,7 @@ func (g *guest) start(binary string) error {
 		Blocked: []syscall.Signal{syscall.SIGTERM},
 	}
 	if g.asks(plan.AskStdio) {
-		spec.Stdin, spec.Stdout = g.ends.theirs.console, g.ends.theirs.console
+		spec.Stdin, spec.Stdout = g.links.theirs.console, g.links.theirs.console
 	}
 	proc, err := process.Start(spec)
 	if err != nil {
@@ -246,16 +251,20 @@ func (g *guest) handshake(ctx context.Context) (Outcome, bool) {
 	done := make(chan error, 1)
 	go func() { done <- g.control().launch(ctx) }()
 	var why string
+	launched := func(err error) (Outcome, bool) {
+		if err != nil {
+			return g.died(err), false
+		}
+		return Outcome{}, true
+	}
 	select {
 	case err := <-done:
-		if err == nil {
-			return Outcome{}, true
-		}
-		return g.died(err), false
+		return launched(err)
 	case <-g.proc.Done():
-		// One that has not made its socket yet would be waited for in vain.
-		cancel()
-		return g.died(<-done), false
+		// A guest can be at its end before the answer that it runs is read; but
+		// a hypervisor that has not made its socket is waited for in vain.
+		time.AfterFunc(settleTime, cancel)
+		return launched(<-done)
 	case s := <-g.signals:
 		why = signalName(s)
 	case why = <-g.report.stops():

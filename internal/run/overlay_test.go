@@ -49,7 +49,7 @@ func TestAssembleInitrd(t *testing.T) {
 	}
 	defer o.close()
 	tcg := p.VM.Accelerator[len(p.VM.Accelerator)-1]
-	c, err := assemble(p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: creds(t, "a", 3, "b", 5000), overlay: o, control: control, console: console})
+	c, err := assemble(p, answers{accelerator: tcg, channel: &p.VM.Channels[0], credentials: creds(t, "a", 3, "b", 5000), overlay: o, sockets: sockets{control: control, console: console}})
 	if err != nil {
 		t.Fatal(err)
 	}

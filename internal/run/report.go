@@ -58,12 +58,12 @@ func (l local) phase(p state.Phase) {
 	switch first := !rec.Ready && (p == state.Ready || p == state.Started); {
 	case first:
 		rec.Ready, rec.ReadyAt = true, wholeSecond()
-		notify("READY=1\nSTATUS=" + string(p))
+		tellManager("READY=1\nSTATUS=" + string(p))
 		l.tell("%s: %s", l.Plan.VM.Name, p)
 	case p == state.PoweringOff:
 		notifyStopping(l.Plan.VM.StopTimeout)
 	default:
-		notify("STATUS=" + string(p))
+		tellManager("STATUS=" + string(p))
 	}
 	l.writeRecord(*rec)
 }
@@ -71,7 +71,7 @@ func (l local) phase(p state.Phase) {
 // says shows it as long as there is no other news of the guest.
 func (l local) says(status string) {
 	if p := l.record.Phase; p == state.Booting || p == state.Rebooting {
-		notify("STATUS=" + string(p) + ": " + status)
+		tellManager("STATUS=" + string(p) + ": " + status)
 	}
 }
 
@@ -90,7 +90,7 @@ func (l local) calls() (<-chan time.Time, time.Duration, func()) {
 	return t.C, l.watchdog, t.Stop
 }
 
-func (l local) alive() { notify("WATCHDOG=1") }
+func (l local) alive() { tellManager("WATCHDOG=1") }
 
 // writeRecord replaces the record. A record that cannot be written is no
 // reason to end a guest.

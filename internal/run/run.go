@@ -151,7 +151,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 			return r.unclaimed(ctx, err)
 		}
 		defer r.claim.Release()
-		notify("STATUS=" + string(state.Booting))
+		tellManager("STATUS=" + string(state.Booting))
 	}
 	early := r.beginEarly(ctx)
 	defer early.end()
@@ -241,7 +241,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	problems = append(problems, wrong...)
 	if !wrong.HasErrors() {
 		s.creds = creds
-		travelling, err := withNotify(r.Plan, creds, notifyRoom)
+		travelling, err := withNotify(r.Plan, creds, plan.NotifyRoom)
 		if err != nil {
 			problems.Add(diag.Problem{Origin: r.Plan.Origin(""), What: err.Error()})
 			return s, problems
@@ -373,8 +373,8 @@ func (r *runner) tell(format string, args ...any) {
 	r.voice.say(fmt.Sprintf("ampoule: "+format, args...))
 }
 
-// notify tells the service manager, where there is one.
-func notify(state string) {
+// tellManager tells the service manager, where there is one.
+func tellManager(state string) {
 	// Without $NOTIFY_SOCKET it does nothing; a manager that went away is not
 	// the guest's problem.
 	_, _ = daemon.SdNotify(false, state)
@@ -384,10 +384,10 @@ func notify(state string) {
 // a little longer than the guest has: the service manager counts the same
 // time, and it is ampoule that is to kill and to say so.
 func notifyStopping(limit plan.Milliseconds) {
-	notify("STOPPING=1\nSTATUS=" + string(state.PoweringOff))
+	tellManager("STOPPING=1\nSTATUS=" + string(state.PoweringOff))
 	if limit > 0 {
 		wait := time.Duration(limit)*time.Millisecond + killTime
-		notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", wait.Microseconds()))
+		tellManager(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", wait.Microseconds()))
 	}
 }
 

@@ -10,9 +10,6 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
-// notifyRoom is as long as the address of the relay can become.
-const notifyRoom = "vsock-stream:2:4294967295"
-
 // withNotify adds the credential by which the guest's systemd learns where it can
 // say how it goes (systemd(1), vmm.notify_socket). A VM without others has no
 // channel; then it stands on the kernel's command line, for it is not secret.
@@ -40,16 +37,16 @@ func notifyWords(a answers) []string {
 // hears receives when the guest's service manager has said something; nil where
 // nobody listens.
 func (g *guest) hears() <-chan struct{} {
-	if g.ends.relay == nil {
+	if g.links.relay == nil {
 		return nil
 	}
-	return g.ends.relay.Changed()
+	return g.links.relay.Changed()
 }
 
 // listen acts on what it said. It has no say in anything but readiness, status and
 // exit status.
 func (g *guest) listen() {
-	m := g.ends.relay.Take()
+	m := g.links.relay.Take()
 	if m.Status != nil && *m.Status != "" {
 		g.report.says(*m.Status)
 	}
@@ -64,16 +61,16 @@ func (g *guest) listen() {
 // forget drops what the boot that ended has said.
 func (g *guest) forget() {
 	g.exitStatus = nil
-	if g.ends.relay != nil {
-		g.ends.relay.Forget()
+	if g.links.relay != nil {
+		g.links.relay.Forget()
 	}
 }
 
 // ended is the outcome of a guest that ended in order, with the exit status that
 // it asked for.
 func (g *guest) ended(text string) Outcome {
-	if g.ends.relay != nil {
-		_ = g.ends.relay.Drain() // what it said last may still be on its way
+	if g.links.relay != nil {
+		_ = g.links.relay.Drain() // what it said last may still be on its way
 		g.listen()
 	}
 	out := Outcome{Code: ExitPoweredOff, Text: text}

@@ -32,8 +32,8 @@ type sockets struct {
 	cid                             uint32
 }
 
-// ends are ours.
-type ends struct {
+// links are our ends.
+type links struct {
 	theirs  sockets
 	control hypervisor
 	serial  io.ReadWriteCloser
@@ -48,14 +48,14 @@ type ends struct {
 
 // open makes everything that is between us and a hypervisor. On error nothing is
 // left.
-func (g *guest) open() (e *ends, err error) {
-	e = &ends{}
+func (g *guest) open() (e *links, err error) {
+	e = &links{}
 	defer func() {
 		if err != nil {
 			e.close()
 		}
 	}()
-	for _, f := range []func(*ends) error{g.openVSock, g.openConsole, g.openControl} {
+	for _, f := range []func(*links) error{g.openVSock, g.openConsole, g.openControl} {
 		if err := f(e); err != nil {
 			return nil, err
 		}
@@ -65,7 +65,7 @@ func (g *guest) open() (e *ends, err error) {
 
 // started gives up our copies of the hypervisor's ends, or its end would not be
 // noticed.
-func (e *ends) started() {
+func (e *links) started() {
 	for _, f := range []*os.File{e.theirs.control, e.theirs.console, e.theirs.events, e.theirs.vhost} {
 		if f != nil {
 			f.Close()
@@ -73,7 +73,7 @@ func (e *ends) started() {
 	}
 }
 
-func (e *ends) close() {
+func (e *links) close() {
 	e.started()
 	if e.control != nil {
 		e.control.close()
@@ -110,7 +110,7 @@ func (g *guest) asks(q plan.Question) bool {
 	return slices.ContainsFunc(g.Plan.VM.Command, func(p plan.Part) bool { return p.Ask == q })
 }
 
-func (g *guest) openConsole(e *ends) error {
+func (g *guest) openConsole(e *links) error {
 	if g.asks(plan.AskStdio) {
 		ours, theirs, err := console.NewPTY()
 		if err != nil {
@@ -129,7 +129,7 @@ func (g *guest) openConsole(e *ends) error {
 	return nil
 }
 
-func (g *guest) openControl(e *ends) error {
+func (g *guest) openControl(e *links) error {
 	if g.Plan.VM.Control == plan.QMP {
 		ours, theirs, err := qmp.Pair()
 		if err != nil {
@@ -182,7 +182,7 @@ func (g *guest) makesSocket() bool {
 
 // openVSock makes the guest's socket, and listens to what its service manager
 // says.
-func (g *guest) openVSock(e *ends) error {
+func (g *guest) openVSock(e *links) error {
 	v := g.Plan.VM.VSock
 	if v == nil {
 		return nil
@@ -204,7 +204,7 @@ func (g *guest) openVSock(e *ends) error {
 	return nil
 }
 
-func (g *guest) openKernelVSock(e *ends, v *plan.VSock) error {
+func (g *guest) openKernelVSock(e *links, v *plan.VSock) error {
 	wanted := uint32(v.CID)
 	if wanted == 0 {
 		wanted = vsock.CIDFor(g.Plan.VM.Name)
@@ -226,7 +226,7 @@ func (g *guest) openKernelVSock(e *ends, v *plan.VSock) error {
 	return nil
 }
 
-func (e *ends) hear(listener net.Listener, port uint32) {
+func (e *links) hear(listener net.Listener, port uint32) {
 	e.relay = notify.Serve(listener)
 	e.closers = append(e.closers, e.relay)
 	e.notify = fmt.Sprintf("vsock-stream:%d:%d", vsock.HostCID, port)

@@ -43,7 +43,14 @@ var (
 	// ErrAbandoned: an earlier request was given up before it was over, so that
 	// its reply could be taken for that to a later one.
 	ErrAbandoned = errors.New("an earlier request to the hypervisor's API was given up")
+	// ErrTooLong: the body is longer than MaxRequest; nothing was sent.
+	ErrTooLong = errors.New("the body is longer than the hypervisor's API accepts")
 )
+
+// DefaultMaxRequest is the longest body that the server accepts unless it was
+// told otherwise. The bytes of a longer one it takes for further requests, and
+// refuses each with an error that quotes it.
+const DefaultMaxRequest = 51200
 
 // Body is what a request carries, JSON always. A bytes.Reader is one; a secret
 // is one that writes itself in one call.
@@ -72,6 +79,10 @@ func (r Reply) GoString() string { return r.String() }
 
 // Client is one connection. Its methods may be called by several goroutines.
 type Client struct {
+	// MaxRequest is the longest body that is sent. It is for whoever has called
+	// New to change, before the first request.
+	MaxRequest int
+
 	conn net.Conn
 	turn chan struct{} // room for the one request that is on its way
 	in   replyReader   // belongs to whoever has the turn
@@ -83,7 +94,7 @@ type Client struct {
 // New makes a client of a connection, which it owns from now on. Nothing is
 // sent: the peer need not even have accepted the connection.
 func New(conn net.Conn) *Client {
-	return &Client{conn: conn, turn: make(chan struct{}, 1), in: replyReader{src: conn}}
+	return &Client{MaxRequest: DefaultMaxRequest, conn: conn, turn: make(chan struct{}, 1), in: replyReader{src: conn}}
 }
 
 // Err returns nil while requests are possible, and then the first reason why
@@ -118,7 +129,7 @@ func (c *Client) fail(err error) {
 //
 // When ctx ends first, its error is returned, and the hypervisor may or may not
 // carry the request out. Any other error is one of Err, except for what is
-// wrong with the request itself.
+// wrong with the request itself, such as ErrTooLong.
 func (c *Client) Do(ctx context.Context, method, path string, body Body) (Reply, error) {
 	reply, err := c.do(ctx, method, path, body)
 	if err != nil {
@@ -131,6 +142,9 @@ func (c *Client) do(ctx context.Context, method, path string, body Body) (Reply,
 	request, err := newRequest(method, path, body)
 	if err != nil {
 		return Reply{}, err
+	}
+	if request.length > c.MaxRequest {
+		return Reply{}, fmt.Errorf("%w: %d bytes, not %d", ErrTooLong, request.length, c.MaxRequest)
 	}
 	select {
 	case c.turn <- struct{}{}:

@@ -100,7 +100,7 @@ func TestExchanges(t *testing.T) {
 		{"GET", "/api/v1/vmm.ping", "", ""},
 		{"PUT", "/api/v1/vm.create", `{"cpus":1}`, "10"},
 		{"PUT", "/api/v1/vm.boot", "", "0"},
-		{"PATCH", "/vm?x=y", strings.Repeat("b", 300_000), "300000"},
+		{"PATCH", "/vm?x=y", strings.Repeat("b", DefaultMaxRequest), "51200"},
 		{"DELETE", "/x", "", ""},
 	}
 	done := make(chan struct{})
@@ -268,6 +268,7 @@ func TestAnswerBeforeRequestIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := New(ours)
+	c.MaxRequest = 1 << 22
 	defer c.Close()
 	body := bodyFunc{1 << 22, func(w io.Writer) (int64, error) {
 		_, err := io.WriteString(theirs, "HTTP/1.1 503\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
@@ -317,6 +318,7 @@ func TestLate(t *testing.T) {
 	}
 	// A peer that does not read.
 	c, _ := connect(t)
+	c.MaxRequest = 8 << 20
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := c.Do(ctx, "PUT", "/", bytes.NewReader(make([]byte, 8<<20))); !errors.Is(err, context.DeadlineExceeded) {
@@ -354,6 +356,9 @@ func TestNotBegun(t *testing.T) {
 	}
 	if _, err := c.Do(testContext(t), "PUT", "/", strings.NewReader("")); err == nil {
 		t.Error("accepted an empty body")
+	}
+	if _, err := c.Do(testContext(t), "PUT", "/", bytes.NewReader(make([]byte, DefaultMaxRequest+1))); !errors.Is(err, ErrTooLong) {
+		t.Error(err)
 	}
 	done := p.answer(false, "HTTP/1.1 204 \r\n\r\n")
 	defer done()

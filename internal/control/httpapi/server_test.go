@@ -81,7 +81,7 @@ func TestCloudHypervisor(t *testing.T) {
 		{"PUT", "/api/v1/vm.boot", "{}", 400},
 		{"PUT", "/api/v1/vm.create", "", 400},
 		{"PUT", "/api/v1/vm.create", `{"payload":{"kernel":5}}`, 400},
-		{"PUT", "/api/v1/vm.create", `{"payload":{"kernel":"/nonexistent","cmdline":"` + strings.Repeat("x", 51000) + `"},"console":{"mode":"Off"}}`, 204},
+		{"PUT", "/api/v1/vm.create", `{"payload":{"kernel":"/nonexistent","cmdline":"` + strings.Repeat("x", 30_000) + `"},"console":{"mode":"Off"}}`, 204},
 		{"GET", "/api/v1/vm.info", "", 200},
 		{"PUT", "/api/v1/vm.delete", "", 204},
 		{"GET", "/nonsense", "", 404},

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -98,7 +99,7 @@ func (r *replyReader) head() (head, error) {
 			continue // the error will come again
 		}
 		switch {
-		case err == io.EOF && r.n > 0:
+		case errors.Is(err, io.EOF) && r.n > 0:
 			return head{}, io.ErrUnexpectedEOF
 		case err != nil:
 			return head{}, err
@@ -135,7 +136,7 @@ func (r *replyReader) body(length int) ([]byte, error) {
 	r.n = copy(r.buf[:], r.buf[n:r.n])
 	if _, err := io.ReadFull(r.src, body[n:]); err != nil {
 		clear(body)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, err

@@ -17,7 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"strings"
 	"sync/atomic"
 )
@@ -66,7 +66,7 @@ func (s *Stream) Err() error {
 func (s *Stream) Close() error {
 	err := s.src.Close()
 	<-s.done
-	if errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, fs.ErrClosed) {
 		return nil // a second time
 	}
 	return err
@@ -86,7 +86,7 @@ func (s *Stream) read() {
 			continue
 		}
 		split.end()
-		if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) && !errors.Is(err, io.ErrClosedPipe) {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrClosed) && !errors.Is(err, io.ErrClosedPipe) {
 			s.err = fmt.Errorf("reading the hypervisor's events: %w", err)
 		}
 		return

@@ -78,6 +78,7 @@ var parts = []part{
 	{"parsers", measureParsers},
 	{"generator", measureGenerators},
 	{"verify", measureVerify},
+	{"notify", measureNotify},
 }
 
 func bench(bin string, runs, boots int, only string) error {

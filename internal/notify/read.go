@@ -61,7 +61,10 @@ func (l limits) read(c net.Conn) ([]byte, error) {
 		return nil, err
 	}
 	n, err := c.Read(buf)
-	if n == 0 {
+	switch {
+	case n == 0 && errors.Is(err, io.EOF):
+		return nil, nil
+	case n == 0:
 		return nil, err
 	}
 	end := time.Now().Add(l.whole)

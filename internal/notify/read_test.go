@@ -154,6 +154,18 @@ func TestSilentFromTheStart(t *testing.T) {
 	}
 }
 
+func TestSaysNothing(t *testing.T) {
+	r, g := start(t, patient())
+	g.say("")
+	g.say("MAINPID=1")
+	if c := r.Counts(); c.Ignored != 2 || c.Refused != 0 {
+		t.Errorf("%+v", c)
+	}
+	if m := r.Take(); !m.IsZero() {
+		t.Errorf("heard %+v", m)
+	}
+}
+
 // TestCrowd: connections that say nothing, and such that do not come to an end,
 // neither cost more than the limit nor keep a message from being heard.
 func TestCrowd(t *testing.T) {

@@ -9,7 +9,10 @@
 //
 // The guest is not trusted. What it may cost in memory, time and threads is
 // bounded, what it says is filtered to what a guest has a say in, and nobody who
-// waits for its readiness waits for anything else of it.
+// waits for its readiness waits for anything else of it. Who speaks in the guest
+// is only known where the listener tells (vsock.ListenKernel lets root alone in);
+// through a hypervisor's multiplexer, every process of the guest can say that
+// the guest is ready.
 package notify
 
 import (
@@ -35,8 +38,9 @@ const (
 	// want of descriptors, mostly.
 	retry = 20 * time.Millisecond
 	// last is how long Drain waits for connections that were made before the
-	// sender's end.
-	last = 10 * time.Millisecond
+	// sender's end, and drainLimit how long for all of them to be read.
+	last       = 10 * time.Millisecond
+	drainLimit = time.Second
 )
 
 // Counts tell what became of connections.
@@ -88,7 +92,8 @@ func newRelay(l net.Listener, limits limits) *Relay {
 	}
 }
 
-// Changed receives after there is something new to Take.
+// Changed receives when there is something new to Take. One who has taken it
+// before that gets nothing new then.
 func (r *Relay) Changed() <-chan struct{} { return r.changed }
 
 // Take returns what was said since it was last called, as one message: of a
@@ -122,7 +127,12 @@ func (r *Relay) Counts() Counts {
 // last words had arrived, and the exit status is among them.
 func (r *Relay) Drain() error {
 	if l, ok := r.listener.(interface{ SetDeadline(time.Time) error }); ok && l.SetDeadline(time.Now().Add(last)) == nil {
-		<-r.done // each connection is bounded, and those of one that is gone have ended
+		limit := time.NewTimer(drainLimit)
+		defer limit.Stop()
+		select {
+		case <-r.done: // at once: the connections of one that is gone have ended
+		case <-limit.C:
+		}
 	}
 	return r.Close()
 }

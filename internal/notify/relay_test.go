@@ -199,6 +199,20 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainEnds: one that is not gone is not waited for.
+func TestDrainEnds(t *testing.T) {
+	r, g := start(t, patient())
+	idle := g.connect()
+	began := time.Now()
+	if err := r.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > drainLimit+5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	g.waitForClose(idle)
+}
+
 func TestClose(t *testing.T) {
 	r, g := start(t, defaultLimits())
 	idle := g.connect()

@@ -33,12 +33,15 @@ func MuxPath(socketPath string, port uint32) string {
 }
 
 // CheckMuxPath is an error wrapping ErrPathTooLong when a socket for the port
-// would not fit.
+// would not fit, or ErrNotAbsolute.
 func CheckMuxPath(socketPath string, port uint32) error {
 	return checkPath(MuxPath(socketPath, port))
 }
 
 func checkPath(path string) error {
+	if !strings.HasPrefix(path, "/") {
+		return fmt.Errorf("%w: %s", ErrNotAbsolute, path)
+	}
 	if len(path) > maxPath {
 		return fmt.Errorf("%w: %s has %d bytes, and %d are the most", ErrPathTooLong, path, len(path), maxPath)
 	}
@@ -138,7 +141,8 @@ func removeLeftBehind(path string) error {
 
 // DialMux connects to a port of the guest through the multiplexer at socketPath.
 // The connection is that of the guest's program from its first byte on. The error
-// wraps ErrRefused when nothing in the guest listens there.
+// wraps ErrRefused when nothing in the guest listens there. A guest that has not
+// come to its driver yet does not answer at all, so ctx had better end.
 func DialMux(ctx context.Context, socketPath string, port uint32) (net.Conn, error) {
 	c, err := dialMux(ctx, socketPath, port)
 	if err != nil {

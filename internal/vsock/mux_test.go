@@ -96,8 +96,13 @@ func TestPathTooLong(t *testing.T) {
 	if err := CheckMuxPath(long, 65535); !errors.Is(err, ErrPathTooLong) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := DialMux(t.Context(), strings.Repeat("a", 108), 22); !errors.Is(err, ErrPathTooLong) {
+	if _, err := DialMux(t.Context(), "/"+strings.Repeat("a", 107), 22); !errors.Is(err, ErrPathTooLong) {
 		t.Errorf("got %v", err)
+	}
+	for _, relative := range []string{"vsock", "@vsock", ""} {
+		if l, err := ListenMux(relative, 1); !errors.Is(err, ErrNotAbsolute) {
+			t.Errorf("%q: %v, %v", relative, l, err)
+		}
 	}
 }
 

@@ -35,6 +35,9 @@ const privilegedPorts = 1024
 var (
 	// ErrPathTooLong: the kernel has no room for it in the address of a socket.
 	ErrPathTooLong = errors.New("the path is too long for a socket")
+	// ErrNotAbsolute: relative to what would change, and with an at sign in front
+	// it would be no path.
+	ErrNotAbsolute = errors.New("the path of a socket is to be absolute")
 	// ErrInUse: somebody else listens there.
 	ErrInUse = errors.New("another process listens there")
 	// ErrRefused: nothing in the guest listens at that port, or the guest has

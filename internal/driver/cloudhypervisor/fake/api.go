@@ -1,0 +1,118 @@
+package fake
+
+import (
+	"net"
+	"strings"
+)
+
+const root = "/api/v1/"
+
+// action is what stands behind a path.
+type action struct {
+	method string
+	body   bodyRule
+	play   func(v *vmm, body []byte) response
+}
+
+// bodyRule says what an action does with a body.
+type bodyRule int
+
+const (
+	noBody   bodyRule = iota // refuses one
+	anyBody                  // does not look at it
+	mustHave                 // refuses to be without
+)
+
+// actions are all paths of a build with the default features.
+func actions() map[string]action {
+	all := map[string]action{
+		"vmm.ping":        {"GET", anyBody, (*vmm).ping},
+		"vmm.shutdown":    {"PUT", anyBody, (*vmm).shutdownVMM},
+		"vm.create":       {"PUT", mustHave, (*vmm).create},
+		"vm.info":         {"GET", anyBody, (*vmm).info},
+		"vm.counters":     {"GET", anyBody, (*vmm).counters},
+		"vm.boot":         {"PUT", noBody, plain("The VM could not boot", (*vmm).boot)},
+		"vm.delete":       {"PUT", noBody, plain("The VM could not be deleted", (*vmm).deleteVM)},
+		"vm.shutdown":     {"PUT", noBody, plain("The VM could not shutdown", (*vmm).shutdownVM)},
+		"vm.reboot":       {"PUT", noBody, plain("The VM could not reboot", (*vmm).reboot)},
+		"vm.pause":        {"PUT", noBody, plain("The VM could not be paused", (*vmm).pause)},
+		"vm.resume":       {"PUT", noBody, plain("The VM could not resume", (*vmm).resume)},
+		"vm.power-button": {"PUT", noBody, plain("Error triggering power button", (*vmm).powerButton)},
+		"vm.nmi":          {"PUT", noBody, plain("Error triggering NMI", (*vmm).nmi)},
+	}
+	for _, name := range []string{
+		"vm.add-device", "vm.add-user-device", "vm.add-disk", "vm.add-fs", "vm.add-generic-vhost-user", "vm.add-net", "vm.add-pmem", "vm.add-vdpa", "vm.add-vsock",
+		"vm.receive-migration", "vm.remove-device", "vm.resize", "vm.resize-disk", "vm.resize-zone", "vm.restore", "vm.send-migration", "vm.snapshot",
+	} {
+		all[name] = action{"PUT", mustHave, func(*vmm, []byte) response {
+			return answer(500, refusal([]string{"Error from API", "the stand-in does not play " + name}))
+		}}
+	}
+	return all
+}
+
+// plain is an action without body on either side.
+func plain(words string, do func(*vmm) *failure) func(*vmm, []byte) response {
+	return func(v *vmm, _ []byte) response {
+		if f := do(v); f != nil {
+			return v.failed(f.under(words))
+		}
+		return answer(204, nil)
+	}
+}
+
+// failed is the answer to what the VMM could not do.
+func (v *vmm) failed(f *failure) response {
+	status := 500
+	if f.missing {
+		status = 404
+	}
+	return v.refused(status, f.under("Error from API").chain)
+}
+
+func (v *vmm) refused(status int, chain []string) response {
+	v.log.info("vmm/src/api/http/mod.rs:109", "HTTP API error response: "+strings.Join(chain, ": "))
+	return answer(status, refusal(chain))
+}
+
+// handle answers a request. The real one has one thread for all of them, so that
+// an action that takes its time keeps everybody waiting.
+func (v *vmm) handle(r request) response {
+	name, ok := strings.CutPrefix(r.path, root)
+	a, known := v.actions[name]
+	if !ok || !known {
+		return v.refused(404, []string{"Not Found"})
+	}
+	own := oneOf(name, "vmm.ping", "vmm.shutdown", "vm.create", "vm.info") // have handlers of their own
+	switch {
+	case r.method == "PATCH" && !own:
+		return answer(400, nil)
+	case r.method != a.method, a.body == noBody && len(r.body) > 0:
+		return v.refused(400, []string{"Bad Request"})
+	case a.body == mustHave && len(r.body) == 0:
+		if own {
+			return answer(400, nil)
+		}
+		return v.refused(400, []string{"Bad Request"})
+	}
+	return v.call(func() response { return a.play(v, r.body) })
+}
+
+// reply answers one request, or does not, where a fault is asked for.
+func (v *vmm) reply(conn net.Conn, r request) bool {
+	v.replies.Add(1)
+	defer v.replies.Done()
+	v.http.Lock()
+	defer v.http.Unlock()
+	name := strings.TrimPrefix(r.path, root)
+	fault := v.faults.find(name)
+	if fault != nil && !fault.before(v, conn) {
+		return false
+	}
+	out := v.handle(r)
+	if fault != nil {
+		return fault.after(v, conn, r, out)
+	}
+	_, err := conn.Write(out.bytes())
+	return err == nil
+}

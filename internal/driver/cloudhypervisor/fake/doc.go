@@ -1,0 +1,80 @@
+// Package fake is a stand-in for cloud-hypervisor v53.0: the process, its HTTP
+// API, its event monitor and its serial console, without a hypervisor. It is a
+// library for tests alone. A test binary becomes the program by being executed
+// through a link named cloud-hypervisor ([Install], [RunIfCalled]).
+//
+// It refuses what v53.0 refuses, at the same moment and with the same status and
+// words, so that a driver that works with it works with the real one. The
+// conformance package next to this one runs one table of cases against both. The
+// facts are from these files of the tag v53.0:
+//
+//	cloud-hypervisor/src/main.rs      options, exit codes, what is printed where
+//	event_monitor/src/lib.rs          the form of events
+//	vmm/src/api/http/                 paths, methods, bodies, statuses
+//	vmm/src/lib.rs                    the order of things, and their events
+//	vmm/src/vm_config.rs              names and types of the configuration
+//	vmm/src/config.rs                 what is checked when the VM boots
+//	vmm/src/vm.rs                     what is opened when, states
+//	vmm/src/memory_manager.rs         sizes of memory
+//	vmm/src/serial_manager.rs         whose input reaches the guest
+//	virtio-devices/src/vsock/         the socket and its ports
+//	devices/src/pvpanic.rs, acpi.rs   how a guest panics, powers off, resets
+//
+// and from what it is linked with: micro_http at 5c2254d, which has its own idea
+// of HTTP and takes bodies of at most 51200 bytes, linux-loader 0.13.2 for kernels
+// and command lines, serde_json 1.0.150 for the words about wrong JSON, clap 4.6.1
+// for those about wrong options.
+//
+// What it does not play, it refuses with words of its own that say so: network
+// devices, virtio-fs, persistent memory, passthrough, hotplug, resizing, snapshots
+// and migration. Seccomp filters and Landlock are accepted and not applied.
+//
+// # The guest
+//
+// The guest plays the script in the word fake.guest= of the kernel command line.
+// A script consists of sections separated by semicolons: the first boot plays the
+// first section, each reboot the next one, and the last section is played again
+// and again. A section consists of steps separated by commas; a step is a verb,
+// some with an argument behind a colon, in which %20 stands for a space, and so
+// on. When all steps of a section are done, the guest runs until somebody presses
+// the power button.
+//
+//	say:TEXT             a line on the console
+//	wait:DURATION        time passes, as in 300ms
+//	notify:TEXT          a message to the service manager of the host, over vsock,
+//	                     to where the credential vmm.notify_socket says
+//	echo-secret-digest   a line for each credential that has arrived: where it came
+//	                     from, its name, the length of its value and the SHA-256
+//	echo-input           from here on, what is typed comes back
+//	ignore-power         from here on, the power button does nothing
+//	heed-power           and from here on, it does again
+//	reboot               the guest resets the machine
+//	poweroff             the guest powers it off
+//	halt                 the processors stop for ever, with a word
+//	hang                 they stop without one
+//	triple-fault         the processor gives up, which resets the machine
+//	panic:REASON         the kernel panics: it tells the panic device, where there
+//	                     is one, and obeys panic= on its command line
+//	crash:CODE           the process of the hypervisor ends with that code
+//	signal:NUMBER        the process of the hypervisor ends by that signal
+//	vmm:FAULTS           from here on, the hypervisor misbehaves
+//
+// Without fake.guest= the guest says a few lines and runs. At a press of the power
+// button the guest says "reboot: Power down" and powers off.
+//
+// # Faults
+//
+// The hypervisor misbehaves by [Options.Faults], by the word fake.vmm= of the
+// kernel command line from vm.create on, or by the step vmm:. Faults are separated
+// by a plus sign; each is REQUEST:WHAT[:HOW], where REQUEST is the last part of a
+// path such as vm.boot, or * for any.
+//
+//	late:DURATION   the answer comes late
+//	mute            no answer comes
+//	close           the connection is closed instead
+//	garbage         what comes is not HTTP
+//	cut             half of the answer comes, and the end of the connection
+//	quote           a refusal that quotes what the request said: the body
+//	die:CODE        the process ends before it does what is asked
+//	die-after:CODE  the process ends when it has answered
+package fake

@@ -1,0 +1,291 @@
+package fake
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// shape is a type of the configuration: it takes a value or refuses it in the
+// words of serde.
+type shape interface {
+	decode(n node) (any, *jsonError)
+}
+
+// scalar is a type without parts.
+type scalar struct {
+	expected string
+	bits     int // of an unsigned integer
+	signed   bool
+	variants []string // of an enumeration
+}
+
+func unsigned(bits int, name string) scalar { return scalar{expected: name, bits: bits} }
+
+func enum(variants ...string) scalar { return scalar{variants: variants} }
+
+func text() scalar { return scalar{expected: "a string"} }
+
+func path() scalar { return scalar{expected: "path string"} }
+
+func boolean() scalar { return scalar{expected: "a boolean"} }
+
+func u8() scalar  { return unsigned(8, "u8") }
+func u16() scalar { return unsigned(16, "u16") }
+func u32() scalar { return unsigned(32, "u32") }
+func u64() scalar { return unsigned(64, "u64") }
+
+func usize() scalar { return unsigned(64, "usize") }
+
+func i32() scalar { return scalar{expected: "i32", bits: 32, signed: true} }
+
+func (s scalar) decode(n node) (any, *jsonError) {
+	if len(s.variants) > 0 {
+		return s.decodeVariant(n)
+	}
+	switch v := n.value.(type) {
+	case bool:
+		if s.expected == "a boolean" {
+			return v, nil
+		}
+	case string:
+		if s.expected == "a string" || s.expected == "path string" {
+			return v, nil
+		}
+	case json.Number:
+		if s.bits > 0 {
+			return s.decodeNumber(n, v)
+		}
+	}
+	return nil, &jsonError{"invalid type: " + n.found() + ", expected " + s.expected, n.end}
+}
+
+func (s scalar) decodeNumber(n node, v json.Number) (any, *jsonError) {
+	if strings.ContainsAny(v.String(), ".eE") {
+		return nil, &jsonError{"invalid type: " + n.found() + ", expected " + s.expected, n.end}
+	}
+	var err error
+	if s.signed {
+		_, err = strconv.ParseInt(v.String(), 10, s.bits)
+	} else {
+		_, err = strconv.ParseUint(v.String(), 10, s.bits)
+	}
+	if err != nil {
+		return nil, &jsonError{"invalid value: " + n.found() + ", expected " + s.expected, n.end}
+	}
+	return v, nil
+}
+
+func (s scalar) decodeVariant(n node) (any, *jsonError) {
+	v, ok := n.value.(string)
+	if !ok {
+		return nil, &jsonError{"invalid type: " + n.found() + ", expected string or map", n.end}
+	}
+	if slices.Contains(s.variants, v) {
+		return v, nil
+	}
+	quoted := make([]string, len(s.variants))
+	for i, name := range s.variants {
+		quoted[i] = "`" + name + "`"
+	}
+	choice := "one of " + strings.Join(quoted, ", ")
+	switch len(quoted) {
+	case 1:
+		choice = quoted[0]
+	case 2:
+		choice = quoted[0] + " or " + quoted[1]
+	}
+	return nil, &jsonError{"unknown variant `" + v + "`, expected " + choice, n.end}
+}
+
+// list is a sequence of values of one type.
+type list struct{ of shape }
+
+func (l list) decode(n node) (any, *jsonError) {
+	if n.items == nil {
+		return nil, &jsonError{"invalid type: " + n.found() + ", expected a sequence", n.end}
+	}
+	out := make([]any, 0, len(n.items))
+	for _, item := range n.items {
+		v, err := l.of.decode(item)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// presence says what becomes of a field that is not there.
+type presence int
+
+const (
+	required  presence = iota // it is an error
+	defaulted                 // it has a value of its own
+	optional                  // it stays away, and null says the same
+)
+
+type field struct {
+	name     string
+	alias    string
+	shape    shape
+	presence presence
+	value    any // of a field that is defaulted
+	hidden   any // a value with which it is not shown
+
+	flattened bool // stands in a part of a flat type
+}
+
+// structure is a type with named fields. Names that it does not know are passed
+// over, except where the type is strict.
+type structure struct {
+	name   string
+	fields []field
+	flat   bool // is made of several types, which is why it has to be a map
+	strict bool
+}
+
+// entry and object are a value of a structure, in the order of its fields.
+type entry struct {
+	name  string
+	value any
+}
+
+type object struct {
+	name    string
+	entries []entry
+}
+
+func (o *object) get(name string) any {
+	for _, e := range o.entries {
+		if e.name == name {
+			return e.value
+		}
+	}
+	return nil
+}
+
+// set replaces a value, or puts a new one where the structure has it: first.
+func (o *object) set(name string, value any) {
+	for i, e := range o.entries {
+		if e.name == name {
+			o.entries[i].value = value
+			return
+		}
+	}
+	o.entries = append([]entry{{name, value}}, o.entries...)
+}
+
+// MarshalJSON keeps the order.
+func (o *object) MarshalJSON() ([]byte, error) {
+	out := []byte{'{'}
+	for i, e := range o.entries {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = strconv.AppendQuote(out, e.name)
+		out = append(out, ':')
+		v, err := json.Marshal(e.value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v...)
+	}
+	return append(out, '}'), nil
+}
+
+func (s structure) decode(n node) (any, *jsonError) {
+	if n.members == nil {
+		return nil, s.notAMap(n)
+	}
+	given := map[string]any{}
+	for _, m := range n.members {
+		if err := s.take(given, m, n.end); err != nil {
+			return nil, err
+		}
+	}
+	out := &object{name: s.name}
+	for _, f := range s.fields {
+		v, ok := given[f.name]
+		if !ok && f.presence == required {
+			return nil, &jsonError{"missing field `" + f.name + "`", n.end}
+		}
+		if !ok && f.presence == defaulted {
+			v = f.fallback()
+		}
+		if v != nil && (f.hidden == nil || v != f.hidden) {
+			out.entries = append(out.entries, entry{f.name, v})
+		}
+	}
+	return out, nil
+}
+
+// take decodes a field; a null that says that it is not there is taken as nil.
+// The parts of a flat type are looked at when the map has ended, and so is what
+// they refuse.
+func (s structure) take(given map[string]any, m member, end int) *jsonError {
+	f := s.find(m.key)
+	if f == nil && s.strict {
+		return &jsonError{"unknown field `" + m.key + "`, expected " + s.names(), m.node.end}
+	}
+	if f == nil {
+		return nil
+	}
+	if _, twice := given[f.name]; twice {
+		return &jsonError{"duplicate field `" + f.name + "`", m.node.end}
+	}
+	if f.presence == optional && m.node.isNull() {
+		given[f.name] = nil
+		return nil
+	}
+	v, err := f.shape.decode(m.node)
+	if err != nil && f.flattened {
+		err.offset = end
+	}
+	given[f.name] = v
+	return err
+}
+
+// fallback is the value of a field that is not there. The default of a structure
+// is what becomes of the map given as such.
+func (f field) fallback() any {
+	members, ok := f.value.([]member)
+	if !ok {
+		return f.value
+	}
+	v, err := f.shape.decode(node{members: members})
+	if err != nil {
+		panic("the default of " + f.name + " is wrong: " + err.text)
+	}
+	return v
+}
+
+func (s structure) find(key string) *field {
+	for i := range s.fields {
+		if f := &s.fields[i]; f.name == key || f.alias == key && key != "" {
+			return f
+		}
+	}
+	return nil
+}
+
+func (s structure) names() string {
+	names := make([]string, len(s.fields))
+	for i, f := range s.fields {
+		names[i] = "`" + f.name + "`"
+	}
+	return strings.Join(names, " or ")
+}
+
+// notAMap refuses what is no map. A sequence is taken for the fields in order,
+// which only an attacker would send: it is refused where the first field without
+// a default is.
+func (s structure) notAMap(n node) *jsonError {
+	if n.items == nil || s.flat {
+		return &jsonError{"invalid type: " + n.found() + ", expected struct " + s.name, n.end}
+	}
+	missing := slices.IndexFunc(s.fields, func(f field) bool { return f.presence != defaulted })
+	return &jsonError{fmt.Sprintf("invalid length %d, expected struct %s with %d elements", missing, s.name, len(s.fields)), n.end}
+}

@@ -75,3 +75,9 @@ func writeFile(t *testing.T, dir, name string, data []byte) string {
 	}
 	return path
 }
+
+// codePanic writes to the panic device, which is the second on the PCI bus: it
+// reads the address of its memory from configuration space.
+const codePanic = "\xb8\x10\x10\x00\x80" + "\x66\xba\xf8\x0c" + "\xef" + // mov $0x80001010,%eax; mov $0xcf8,%dx; out %eax,(%dx)
+	"\x66\xba\xfc\x0c" + "\xed" + // mov $0xcfc,%dx; in (%dx),%eax
+	"\x83\xe0\xf0" + "\xc6\x00\x01" // and $~0xf,%eax; movb $1,(%eax)

@@ -5,7 +5,7 @@ import "encoding/json"
 // vmConfig is the configuration of a VM as vmm/src/vm_config.rs has it in a build
 // with the default features, io_uring and kvm: 28 fields, in this order.
 func vmConfig() structure {
-	return structure{name: "VmConfig", fields: []field{
+	return structure{name: "VmConfig", bare: true, fields: []field{
 		def("cpus", cpusConfig(), []member{number("boot_vcpus", "1"), number("max_vcpus", "1")}),
 		def("memory", memoryConfig(), []member{number("size", "536870912")}),
 		opt("payload", payloadConfig()),
@@ -51,8 +51,8 @@ func no(name string) field { return def(name, boolean(), false) }
 
 func yes(name string) field { return def(name, boolean(), true) }
 
-func number(key, value string) member { return member{key, node{value: json.Number(value)}} }
-func word(key, value string) member   { return member{key, node{value: value}} }
+func number(key, value string) member { return member{key: key, node: node{value: json.Number(value)}} }
+func word(key, value string) member   { return member{key: key, node: node{value: value}} }
 
 func cpusConfig() structure {
 	return structure{name: "CpusConfig", fields: []field{

@@ -2,7 +2,9 @@ package fake
 
 import (
 	"io"
+	"net"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,40 +13,57 @@ import (
 // nothing here.
 type consoles struct {
 	serial io.Writer
-	input  *os.File // nil: what is typed goes nowhere
+	socket *socketConsole // or nil
 }
 
 // openConsoles opens what the configuration names. It happens at vm.create, and
 // again at each boot after the first.
-func openConsoles(s *settings, stdin, stdout *os.File) (*consoles, *failure) {
+func (v *vmm) openConsoles() *failure {
+	s := &v.config.set
 	c := &consoles{serial: io.Discard}
-	if s.Console.Mode == "Socket" || s.DebugConsole.Mode == "Socket" {
-		return nil, fail("No socket option support for console device")
-	}
-	for _, one := range []consoleSettings{s.Console, s.Serial, s.DebugConsole} {
-		if one.Mode != "File" {
-			continue
+	v.console = nil
+	for i, one := range []consoleSettings{s.Serial, s.Console, s.DebugConsole} {
+		var err error
+		switch one.Mode {
+		case "File":
+			if one.File == nil {
+				v.panicked = true
+				return brokenChannel()
+			}
+			var f *os.File
+			if f, err = os.Create(*one.File); err == nil && i == 0 {
+				c.serial = f
+			}
+		case "Socket":
+			if i > 0 {
+				return fail("Error creating console devices", "No socket option support for console device")
+			}
+			if one.Socket == nil {
+				v.panicked = true
+				return brokenChannel()
+			}
+			c.socket, err = listenConsole(*one.Socket, v.typed)
+			c.serial = c.socket
 		}
-		if one.File == nil { // the real one panics, and with its only thread that matters
-			misused("a console in a file needs a file")
-		}
-		f, err := os.Create(*one.File)
 		if err != nil {
-			return nil, fail("Error creating console device", osError(err))
-		}
-		if one.File == s.Serial.File {
-			c.serial = f
-		} else {
-			f.Close()
+			return fail("Error creating console devices", "Error creating console device", osError(err))
 		}
 	}
 	if s.Serial.Mode == "Tty" {
-		c.serial = stdout
-		if isTerminal(stdin) {
-			c.input = stdin
+		c.serial = v.stdout
+		if isTerminal(v.stdin) {
+			v.readTerminal.Do(func() { makeRaw(v.stdout); go readInput(v.stdin, v.typed) })
 		}
 	}
-	return c, nil
+	v.console = c
+	return nil
+}
+
+// close removes a socket, as the end of a machine does.
+func (c *consoles) close() {
+	if c != nil && c.socket != nil {
+		c.socket.close()
+	}
 }
 
 // isTerminal decides about the guest's input: what comes from a pipe or a socket
@@ -52,4 +71,102 @@ func openConsoles(s *settings, stdin, stdout *os.File) (*consoles, *failure) {
 func isTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
+}
+
+// makeRaw lets bytes through as they are, if it is a terminal.
+func makeRaw(f *os.File) {
+	t, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return
+	}
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Oflag &^= unix.OPOST
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	_ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, t)
+}
+
+// readInput hands what is typed to the guest's port, which forgets what does not
+// fit. A line feed alone becomes a carriage return.
+func readInput(r io.Reader, typed chan<- []byte) {
+	for {
+		buf := make([]byte, 64)
+		n, err := r.Read(buf)
+		if err != nil {
+			return
+		}
+		if n == 1 && buf[0] == '\n' {
+			buf[0] = '\r'
+		}
+		select {
+		case typed <- buf[:n]:
+		default:
+		}
+	}
+}
+
+// socketConsole is a serial port behind a socket: one client at a time, a new one
+// replaces the old one, and what is said while nobody listens is kept.
+type socketConsole struct {
+	listener *net.UnixListener
+	typed    chan<- []byte
+
+	mu     sync.Mutex
+	client net.Conn
+	kept   []byte
+}
+
+func listenConsole(path string, typed chan<- []byte) (*socketConsole, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	s := &socketConsole{listener: l, typed: typed}
+	go s.accept()
+	return s, nil
+}
+
+func (s *socketConsole) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		if s.client != nil {
+			s.client.Close()
+		}
+		s.client = conn
+		_, _ = conn.Write(s.kept)
+		s.kept = nil
+		s.mu.Unlock()
+		go func() {
+			readInput(conn, s.typed)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.client == conn {
+				s.client = nil
+			}
+			conn.Close()
+		}()
+	}
+}
+
+func (s *socketConsole) Write(data []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		s.kept = append(s.kept, data...)
+		return len(data), nil
+	}
+	return s.client.Write(data)
+}
+
+// close removes the socket and ends the connection.
+func (s *socketConsole) close() {
+	s.listener.Close() // and its path
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != nil {
+		s.client.Close()
+	}
 }

@@ -53,6 +53,7 @@
 //	halt                 the processors stop for ever, with a word
 //	hang                 they stop without one
 //	triple-fault         the processor gives up, which resets the machine
+//	vcpu-error           KVM gives up, which ends the process as a power-off does
 //	panic:REASON         the kernel panics: it tells the panic device, where there
 //	                     is one, and obeys panic= on its command line
 //	crash:CODE           the process of the hypervisor ends with that code
@@ -77,4 +78,7 @@
 //	quote           a refusal that quotes what the request said: the body
 //	die:CODE        the process ends before it does what is asked
 //	die-after:CODE  the process ends when it has answered
+//
+// and events:lose drops the events of the end of the process, which the real one
+// does now and then: it does not wait for the thread that writes them.
 package fake

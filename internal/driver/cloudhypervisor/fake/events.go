@@ -24,7 +24,8 @@ type timestamp struct {
 }
 
 // monitor writes events without ever waiting: what does not fit into the pipe is
-// lost, in the middle of an event too.
+// lost, in the middle of an event too. The real one also loses the last events now
+// and then, when the process ends before they are written.
 type monitor struct {
 	mu    sync.Mutex
 	file  *os.File // nil: nobody listens
@@ -48,6 +49,16 @@ func (m *monitor) emit(source, name string, properties map[string]string) {
 	}
 	if m.write(text) == nil {
 		_ = m.write([]byte("\n\n"))
+	}
+}
+
+// lose drops all that comes from now on.
+func (m *monitor) lose() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.file != nil {
+		m.file.Close()
+		m.file = nil
 	}
 }
 

@@ -64,7 +64,7 @@ func (f *fault) before(v *vmm, conn net.Conn) bool {
 		return false
 	case "die":
 		os.Exit(f.number())
-	case "late", "cut", "quote", "die-after":
+	case "late", "cut", "quote", "die-after", "lose":
 	default:
 		misused("there is no fault " + f.what)
 	}

@@ -24,7 +24,8 @@ type guest struct {
 	held    bool
 	gone    bool
 	deaf    bool
-	echo    bool
+
+	echo bool // the guest's own
 }
 
 func newGuest(m *machine) *guest {
@@ -65,7 +66,7 @@ func (g *guest) play(s step) bool {
 	case "echo-secret-digest":
 		return g.sayDigests()
 	case "echo-input":
-		g.echoInput()
+		g.echo = true
 	case "ignore-power", "heed-power":
 		g.mu.Lock()
 		g.deaf = s.verb == "ignore-power"
@@ -90,6 +91,9 @@ func (g *guest) finish(s step) {
 	switch s.verb {
 	case "poweroff":
 		g.powerOff()
+	case "vcpu-error":
+		g.machine.vmm.log.error("vcpu0", "vmm/src/cpu.rs:1460", "VCPU generated error")
+		g.tell(exitAsked)
 	case "reboot":
 		g.say("reboot: Restarting system")
 		g.tell(guestReset)
@@ -140,7 +144,7 @@ func (g *guest) hang() { <-g.ended }
 // tell asks the loop for what a guest may ask for.
 func (g *guest) tell(kind signalKind) {
 	select {
-	case g.machine.vmm.signals <- signalOf{kind: kind, machine: g.machine}:
+	case g.machine.vmm.signals <- notice{kind: kind, machine: g.machine}:
 	case <-g.ended:
 	}
 }
@@ -166,6 +170,8 @@ func (g *guest) wait(d time.Duration) bool {
 			return g.pass()
 		case <-g.ended:
 			return false
+		case data := <-g.typed():
+			_, _ = g.console.serial.Write(data)
 		case <-g.button:
 			g.mu.Lock()
 			deaf := g.deaf
@@ -223,9 +229,10 @@ func (g *guest) stop() {
 	g.running.Broadcast()
 }
 
-// echoInput sends back what is typed.
-func (g *guest) echoInput() {
-	g.mu.Lock()
-	g.echo = true
-	g.mu.Unlock()
+// typed is what the guest reads from its console, once it does.
+func (g *guest) typed() <-chan []byte {
+	if !g.echo {
+		return nil
+	}
+	return g.machine.vmm.typed
 }

@@ -13,15 +13,17 @@ import (
 // node is a JSON value together with the place where it ends, since serde says
 // where it stumbles.
 type node struct {
-	value   any // nil, bool, json.Number, string, []node or []member
-	end     int // offset of the first byte behind it
+	value   any // nil, bool, json.Number or string
+	start   int // offset of its first byte, if it has parts
+	end     int // and of the first byte behind it
 	members []member
 	items   []node
 }
 
 type member struct {
-	key  string
-	node node
+	key    string
+	keyEnd int
+	node   node
 }
 
 // jsonError is what serde_json says, without the place.
@@ -62,7 +64,7 @@ func parseValue(d *json.Decoder) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	n := node{value: token}
+	n := node{value: token, start: int(d.InputOffset()) - 1}
 	switch token {
 	case json.Delim('['):
 		n.value, n.items = nil, []node{}
@@ -81,12 +83,12 @@ func parseValue(d *json.Decoder) (node, error) {
 			if err != nil {
 				return node{}, err
 			}
-			v, err := parseValue(d)
-			if err != nil {
+			name, _ := key.(string)
+			m := member{key: name, keyEnd: int(d.InputOffset())}
+			if m.node, err = parseValue(d); err != nil {
 				return node{}, err
 			}
-			name, _ := key.(string)
-			n.members = append(n.members, member{name, v})
+			n.members = append(n.members, m)
 		}
 		_, err = d.Token()
 	}
@@ -108,6 +110,9 @@ func syntaxError(err error, d *json.Decoder, body []byte) *jsonError {
 		}
 		if strings.Contains(syntax.Error(), "looking for beginning of object key") {
 			return &jsonError{"key must be a string", at}
+		}
+		if start := bytes.TrimLeft(body[min(at, len(body)):], "ntf"); at > 0 && bytes.ContainsAny(body[at-1:at], "ntf") || len(start) < len(body)-at {
+			return &jsonError{"expected ident", at}
 		}
 	}
 	return &jsonError{"expected value", at}
@@ -134,7 +139,7 @@ func unfinished(body []byte) string {
 	if inString {
 		return "a string"
 	}
-	if len(open) == 0 {
+	if rest := bytes.TrimRight(body, " \t\r\n"); len(open) == 0 || bytes.HasSuffix(rest, []byte(":")) || bytes.HasSuffix(rest, []byte(",")) {
 		return "a value"
 	}
 	return open[len(open)-1]
@@ -160,6 +165,16 @@ func (n node) found() string {
 		return "map"
 	}
 	return "null"
+}
+
+// refused is the error about a value of a wrong type. Where the value has parts,
+// it is found at its beginning.
+func (n node) refused(expected string) *jsonError {
+	at := n.end
+	if n.items != nil || n.members != nil {
+		at = n.start
+	}
+	return &jsonError{"invalid type: " + n.found() + ", expected " + expected, at}
 }
 
 // isNull tells a null, which also stands for what is not there.

@@ -297,12 +297,21 @@ func (m *machine) writeSMBIOS() *failure {
 		return nil
 	}
 	if p.UUID != nil && !uuidForm().MatchString(*p.UUID) {
-		return fail("Cannot configure system", "Platform specific error (x86_64)", "Error setting up SMBIOS table", "Failure to parse uuid: "+*p.UUID, "invalid UUID")
+		return fail("Cannot configure system", "Platform specific error (x86_64)", "Error setting up SMBIOS table", "Failure to parse uuid: "+*p.UUID, uuidMistake(*p.UUID))
 	}
 	for _, s := range p.OEMStrings {
 		m.smbios = append(append(m.smbios, s...), 0)
 	}
 	return nil
+}
+
+func uuidMistake(s string) string {
+	for i, r := range s {
+		if !strings.ContainsRune("0123456789abcdefABCDEF-", r) {
+			return fmt.Sprintf("invalid character: found `%c` at %d", r, i)
+		}
+	}
+	return fmt.Sprintf("invalid length: expected length 32 for simple format, found %d", len(s))
 }
 
 func uuidForm() *regexp.Regexp {

@@ -74,7 +74,7 @@ func newVMM(o options, stdin, stdout, stderr *os.File) (*vmm, []string) {
 	log.info("cloud-hypervisor/src/main.rs:631", buildVersion+" starting")
 	v := &vmm{
 		log: log, events: &monitor{start: now, log: log}, stdin: stdin, stdout: stdout, actions: actions(), faults: &faults{}, noShutdown: !o.shutdown,
-		calls: make(chan func()), signals: make(chan signalOf, 8), done: make(chan struct{}),
+		calls: make(chan func()), signals: make(chan notice, 8), done: make(chan struct{}), typed: make(chan []byte, 16),
 	}
 	if chain := v.openMonitor(o); chain != nil {
 		log.error("main", "cloud-hypervisor/src/lib.rs:24", "Fatal error: "+chain[0])
@@ -168,7 +168,7 @@ func (v *vmm) live(stderr io.Writer) int {
 	go func() {
 		for range stop {
 			select {
-			case v.signals <- signalOf{kind: exitAsked}:
+			case v.signals <- notice{kind: exitAsked}:
 			case <-v.done:
 			}
 		}

@@ -59,12 +59,12 @@ func (s scalar) decode(n node) (any, *jsonError) {
 			return s.decodeNumber(n, v)
 		}
 	}
-	return nil, &jsonError{"invalid type: " + n.found() + ", expected " + s.expected, n.end}
+	return nil, n.refused(s.expected)
 }
 
 func (s scalar) decodeNumber(n node, v json.Number) (any, *jsonError) {
 	if strings.ContainsAny(v.String(), ".eE") {
-		return nil, &jsonError{"invalid type: " + n.found() + ", expected " + s.expected, n.end}
+		return nil, n.refused(s.expected)
 	}
 	var err error
 	if s.signed {
@@ -81,7 +81,7 @@ func (s scalar) decodeNumber(n node, v json.Number) (any, *jsonError) {
 func (s scalar) decodeVariant(n node) (any, *jsonError) {
 	v, ok := n.value.(string)
 	if !ok {
-		return nil, &jsonError{"invalid type: " + n.found() + ", expected string or map", n.end}
+		return nil, n.refused("string or map")
 	}
 	if slices.Contains(s.variants, v) {
 		return v, nil
@@ -105,7 +105,7 @@ type list struct{ of shape }
 
 func (l list) decode(n node) (any, *jsonError) {
 	if n.items == nil {
-		return nil, &jsonError{"invalid type: " + n.found() + ", expected a sequence", n.end}
+		return nil, n.refused("a sequence")
 	}
 	out := make([]any, 0, len(n.items))
 	for _, item := range n.items {
@@ -145,6 +145,7 @@ type structure struct {
 	fields []field
 	flat   bool // is made of several types, which is why it has to be a map
 	strict bool
+	bare   bool // what is optional has no default, which tells where a sequence is given
 }
 
 // entry and object are a value of a structure, in the order of its fields.
@@ -197,11 +198,15 @@ func (o *object) MarshalJSON() ([]byte, error) {
 }
 
 func (s structure) decode(n node) (any, *jsonError) {
-	if n.members == nil {
-		return nil, s.notAMap(n)
+	members := n.members
+	if members == nil {
+		var err *jsonError
+		if members, err = s.notAMap(n); err != nil {
+			return nil, err
+		}
 	}
 	given := map[string]any{}
-	for _, m := range n.members {
+	for _, m := range members {
 		if err := s.take(given, m, n.end); err != nil {
 			return nil, err
 		}
@@ -228,13 +233,13 @@ func (s structure) decode(n node) (any, *jsonError) {
 func (s structure) take(given map[string]any, m member, end int) *jsonError {
 	f := s.find(m.key)
 	if f == nil && s.strict {
-		return &jsonError{"unknown field `" + m.key + "`, expected " + s.names(), m.node.end}
+		return &jsonError{"unknown field `" + m.key + "`, expected " + s.names(), m.keyEnd}
 	}
 	if f == nil {
 		return nil
 	}
 	if _, twice := given[f.name]; twice {
-		return &jsonError{"duplicate field `" + f.name + "`", m.node.end}
+		return &jsonError{"duplicate field `" + f.name + "`", m.keyEnd}
 	}
 	if f.presence == optional && m.node.isNull() {
 		given[f.name] = nil
@@ -279,13 +284,23 @@ func (s structure) names() string {
 	return strings.Join(names, " or ")
 }
 
-// notAMap refuses what is no map. A sequence is taken for the fields in order,
-// which only an attacker would send: it is refused where the first field without
-// a default is.
-func (s structure) notAMap(n node) *jsonError {
+// notAMap takes a sequence for the values of the fields in order, unless the type
+// is flat, and refuses everything else. Where the sequence ends early, the rest has
+// to have defaults.
+func (s structure) notAMap(n node) ([]member, *jsonError) {
 	if n.items == nil || s.flat {
-		return &jsonError{"invalid type: " + n.found() + ", expected struct " + s.name, n.end}
+		return nil, n.refused("struct " + s.name)
 	}
-	missing := slices.IndexFunc(s.fields, func(f field) bool { return f.presence != defaulted })
-	return &jsonError{fmt.Sprintf("invalid length %d, expected struct %s with %d elements", missing, s.name, len(s.fields)), n.end}
+	var members []member
+	for i, f := range s.fields {
+		if i < len(n.items) {
+			members = append(members, member{f.name, n.items[i].end, n.items[i]})
+		} else if f.presence == required || f.presence == optional && s.bare {
+			return nil, &jsonError{fmt.Sprintf("invalid length %d, expected struct %s with %d elements", i, s.name, len(s.fields)), n.end}
+		}
+	}
+	if len(n.items) > len(s.fields) {
+		return nil, &jsonError{"trailing characters", n.items[len(s.fields)].end}
+	}
+	return members, nil
 }

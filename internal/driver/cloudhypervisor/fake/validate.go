@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -224,14 +226,52 @@ func (s *settings) checkRules() string {
 }
 
 // checkLandlock stands for what Landlock itself refuses at vm.create. The rules
-// are not applied. A path that is not there is no mistake: no rule comes of it.
+// are not applied. A path that is not there is no mistake: no rule comes of it. A
+// memory file or a pipe has no place in a file system that a rule could be about.
 func (s *settings) checkLandlock() *failure {
+	for _, path := range s.paths() {
+		f, err := os.OpenFile(path, unix.O_PATH, 0)
+		if err != nil {
+			continue
+		}
+		target, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+		f.Close()
+		if strings.HasPrefix(target, "/memfd:") || strings.HasPrefix(target, "pipe:") {
+			return fail("Error creating/adding/restricting ruleset", "failed to add a rule: "+osError(unix.EBADFD))
+		}
+	}
 	for _, rule := range s.LandlockRules {
 		if words := landlockAccess(rule.Access); words != "" {
 			return fail(words)
 		}
 	}
 	return nil
+}
+
+// paths are those that the configuration names.
+func (s *settings) paths() []string {
+	all := []string{s.Rng.Source}
+	add := func(path *string) {
+		if path != nil {
+			all = append(all, *path)
+		}
+	}
+	for _, d := range s.Disks {
+		add(d.Path)
+	}
+	add(s.Console.File)
+	add(s.Serial.File)
+	if s.Vsock != nil {
+		all = append(all, s.Vsock.Socket)
+	}
+	if p := s.Payload; p != nil {
+		add(p.Kernel)
+		add(p.Initramfs)
+	}
+	for _, rule := range s.LandlockRules {
+		all = append(all, rule.Path)
+	}
+	return all
 }
 
 func landlockAccess(access string) string {

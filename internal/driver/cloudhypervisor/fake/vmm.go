@@ -22,8 +22,11 @@ type vmm struct {
 	http    sync.Mutex     // requests are answered one by one
 	replies sync.WaitGroup // that are being written
 	calls   chan func()
-	signals chan signalOf
+	signals chan notice
 	done    chan struct{} // the loop has ended
+	typed   chan []byte   // for the guest
+
+	readTerminal sync.Once
 
 	// What follows belongs to the loop.
 	config  *vm
@@ -31,12 +34,15 @@ type vmm struct {
 	machine *machine
 	section int // of the guest's script, for the next boot
 	over    bool
-	code    int
-	fatal   []string
+
+	// panicked: the thread of the loop is gone, which the process survives.
+	panicked bool
+	code     int
+	fatal    []string
 }
 
-// signalOf is what the loop hears from elsewhere.
-type signalOf struct {
+// notice is what the loop hears from elsewhere.
+type notice struct {
 	kind    signalKind
 	machine *machine // whose guest it is; nil for the process
 	code    int
@@ -63,7 +69,13 @@ func (v *vmm) loop() {
 	}
 }
 
-func (v *vmm) hear(s signalOf) {
+func (v *vmm) hear(s notice) {
+	if v.panicked {
+		if s.kind == exitAsked {
+			v.die(fail("Failed to join on VMM thread: Any { .. }"))
+		}
+		return
+	}
 	if s.kind != exitAsked && s.machine != v.machine {
 		return // a guest that is gone meanwhile
 	}
@@ -88,11 +100,20 @@ func (v *vmm) hear(s signalOf) {
 
 // end shuts the VM down and lets the process exit.
 func (v *vmm) end() {
+	v.loseEvents()
 	if f := v.shutdownAll(); f != nil {
 		v.die(f.under("VMM thread exited with error", "Error shutting down VMM"))
 		return
 	}
 	v.over = true
+}
+
+// loseEvents plays the real one's race at its end: nobody waits for the thread
+// that writes the events.
+func (v *vmm) loseEvents() {
+	if f := v.faults.find("events"); f != nil && f.request == "events" && f.what == "lose" {
+		v.events.lose()
+	}
 }
 
 // die lets the process exit with the reason. There is no event for that.
@@ -104,11 +125,26 @@ func (v *vmm) die(f *failure) {
 func (v *vmm) call(do func() response) response {
 	out := make(chan response, 1)
 	select {
-	case v.calls <- func() { out <- do() }:
+	case v.calls <- func() { out <- v.unlessPanicked(do) }:
 		return <-out
 	case <-v.done:
-		return v.failed(fail("API response receive error", "receiving on a closed channel"))
+		return v.failed(brokenChannel())
 	}
+}
+
+// unlessPanicked answers for a thread that is gone, from the call on that was too
+// much for it.
+func (v *vmm) unlessPanicked(do func() response) response {
+	if !v.panicked {
+		if out := do(); !v.panicked {
+			return out
+		}
+	}
+	return v.failed(brokenChannel())
+}
+
+func brokenChannel() *failure {
+	return fail("API response receive error", "receiving on a closed channel")
 }
 
 func (v *vmm) ping([]byte) response {
@@ -128,6 +164,7 @@ func (v *vmm) ping([]byte) response {
 // shutdownVMM answers before the process ends.
 func (v *vmm) shutdownVMM([]byte) response {
 	v.log.info("vmm/src/api/mod.rs:1878", "API request event: VmmShutdown")
+	v.loseEvents()
 	if f := v.shutdownAll(); f != nil {
 		return v.failed(f.under("The VMM could not shutdown"))
 	}
@@ -168,12 +205,6 @@ func (v *vmm) create(body []byte) response {
 	return answer(204, nil)
 }
 
-func (v *vmm) openConsoles() *failure {
-	c, f := openConsoles(&v.config.set, v.stdin, v.stdout)
-	v.console = c
-	return f.under("Error creating console devices")
-}
-
 func (v *vmm) boot() *failure {
 	v.log.info("vmm/src/api/mod.rs:1169", "API request event: VmBoot")
 	if v.machine != nil {
@@ -210,10 +241,15 @@ func (v *vmm) shutdownVM() *failure {
 	if v.machine == nil {
 		return notRunning()
 	}
-	v.machine.stop()
-	v.machine, v.console = nil, nil
+	v.stopMachine()
 	v.events.emit("vm", "shutdown", nil)
 	return nil
+}
+
+func (v *vmm) stopMachine() {
+	v.machine.stop()
+	v.console.close()
+	v.machine, v.console = nil, nil
 }
 
 func (v *vmm) deleteVM() *failure {
@@ -225,7 +261,7 @@ func (v *vmm) deleteVM() *failure {
 			return f
 		}
 	}
-	v.config, v.console = nil, nil
+	v.config = nil
 	v.events.emit("vm", "deleted", nil)
 	return nil
 }
@@ -237,8 +273,7 @@ func (v *vmm) reboot() *failure {
 	if v.machine == nil {
 		return notCreated()
 	}
-	v.machine.stop()
-	v.machine, v.console = nil, nil
+	v.stopMachine()
 	if f := v.openConsoles(); f != nil {
 		return f
 	}

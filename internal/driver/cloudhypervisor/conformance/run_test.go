@@ -199,8 +199,18 @@ func (s scenario) end(t *testing.T, p program, r *process) {
 	case <-time.After(patience):
 		t.Fatalf("%s: the event monitor stays open", p.name)
 	}
+	r.wantNoRace()
 	if s.events != "" {
 		r.wantEvents(p, "vmm:starting "+s.events)
+	}
+}
+
+// wantNoRace: what the race detector finds in the process itself, it only prints.
+func (r *process) wantNoRace() {
+	r.t.Helper()
+	<-r.stderr.done
+	if strings.Contains(r.stderr.String(), "DATA RACE") {
+		r.t.Error(r.stderr)
 	}
 }
 

@@ -79,9 +79,9 @@ func parseOptions(args []string) (options, error) {
 	var used []flag
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
-		if v := strings.TrimLeft(arg, "v"); v == "-" && len(arg) > 1 || arg == "-V" {
+		if len(arg) > 1 && arg[0] == '-' && strings.Trim(arg[1:], "vV") == "" {
 			o.verbose += strings.Count(arg, "v")
-			o.version = o.version || arg == "-V"
+			o.version = o.version || strings.Contains(arg, "V")
 			continue
 		}
 		name, value, attached := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
@@ -96,7 +96,7 @@ func parseOptions(args []string) (options, error) {
 		used = append(used, *f)
 		switch {
 		case f.values == none && attached:
-			return o, refusedOption("error: unexpected value '" + value + "' for '--" + name + "' found; no more were expected\n" + usage)
+			return o, refusedOption("error: unexpected value '" + value + "' for '--" + name + "' found; no more were expected\n\nUsage: cloud-hypervisor " + f.usage() + "\n" + help)
 		case f.values == none || attached:
 		case i+1 < len(args) && !strings.HasPrefix(args[i+1], "-"):
 			i++

@@ -63,7 +63,7 @@ func (f *fault) before(v *vmm, conn net.Conn) bool {
 		_, _ = conn.Write([]byte("\x00\x01 no HTTP\r\n\r\n"))
 		return false
 	case "die":
-		os.Exit(f.number())
+		exit(f.number())
 	case "late", "cut", "quote", "die-after", "lose":
 	default:
 		misused("there is no fault " + f.what)
@@ -89,7 +89,7 @@ func (f *fault) after(v *vmm, conn net.Conn, r request, out response) bool {
 	}
 	_, err := conn.Write(out.bytes())
 	if f.what == "die-after" {
-		os.Exit(f.number())
+		exit(f.number())
 	}
 	return err == nil
 }
@@ -124,5 +124,5 @@ func unescape(s string) string {
 // misused ends the process: a test wants something that there is not.
 func misused(words string) {
 	_, _ = os.Stderr.WriteString("the stand-in for cloud-hypervisor: " + words + "\n")
-	os.Exit(99)
+	exit(99)
 }

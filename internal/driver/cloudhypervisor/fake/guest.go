@@ -2,10 +2,8 @@ package fake
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -74,11 +72,9 @@ func (g *guest) play(s step) bool {
 	case "vmm":
 		g.machine.vmm.faults.add(s.argument)
 	case "crash":
-		os.Exit(s.number)
+		exit(s.number)
 	case "signal":
-		_ = syscall.Kill(os.Getpid(), syscall.Signal(s.number))
-		g.hang()
-		return false
+		dieBy(s.number)
 	default:
 		g.finish(s)
 		return false

@@ -26,7 +26,7 @@ func RunIfCalled() {
 	if len(os.Args) == 0 || filepath.Base(os.Args[0]) != Name {
 		return
 	}
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, installedOptions()))
+	exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, installedOptions()))
 }
 
 // Install makes a link by which the test binary becomes the program, and returns

@@ -14,7 +14,9 @@ type vmm struct {
 	events     *monitor
 	stdin      *os.File
 	stdout     *os.File
+	stderr     *os.File
 	listener   net.Listener
+	socket     string // its path, if it is ours
 	actions    map[string]action
 	faults     *faults
 	noShutdown bool

@@ -106,6 +106,31 @@ func command(t *testing.T, path string, args ...string) *vmm {
 	return v
 }
 
+// again runs the program once more in the same directory, to its end.
+func (v *vmm) again(args ...string) (stdout, stderr string, code int) {
+	v.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := exec.Command(v.cmd.Path)
+	cmd.Args = []string{"firecracker"}
+	for _, a := range args {
+		cmd.Args = append(cmd.Args, strings.ReplaceAll(a, "{dir}", v.dir))
+	}
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = []string{}, v.dir, &out, &errs
+	err := cmd.Run()
+	if ended := (*exec.ExitError)(nil); err != nil && !errors.As(err, &ended) {
+		v.t.Fatal(err)
+	}
+	return out.String(), errs.String(), exitCode(cmd.ProcessState)
+}
+
+// exitCode is that of a process; a signal is negative.
+func exitCode(state *os.ProcessState) int {
+	if s, ok := state.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return -int(s.Signal())
+	}
+	return state.ExitCode()
+}
+
 // start runs a program as the product does, and connects to it.
 func start(t *testing.T, path string, args ...string) *vmm {
 	t.Helper()
@@ -153,7 +178,7 @@ func (v *vmm) makeFiles() {
 	pairs := []string{"{dir}", v.dir}
 	for name, content := range map[string][]byte{
 		"kernel": fake.KernelImage(), "initrd": []byte("0123456789"), "text": bytes.Repeat([]byte("no kernel "), 20),
-		"short": []byte("\x7fELF"), "disk": make([]byte, 1<<20), "taken": nil, "bzimage": bzImage(),
+		"short": []byte("\x7fELF"), "disk": make([]byte, 1<<20), "taken": nil, "bzimage": bzImage(), "large": make([]byte, 3<<20),
 	} {
 		path := filepath.Join(v.dir, name)
 		if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -255,10 +280,7 @@ func (v *vmm) ends() int {
 	case <-time.After(patience):
 		v.t.Fatal("it does not end")
 	}
-	if s, ok := v.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() {
-		return -int(s.Signal())
-	}
-	return v.cmd.ProcessState.ExitCode()
+	return exitCode(v.cmd.ProcessState)
 }
 
 func (v *vmm) runs() bool {

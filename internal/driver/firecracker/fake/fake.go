@@ -76,7 +76,7 @@ func Main(args []string, stdin, stdout, stderr *os.File) int {
 		if a := (*argumentError)(nil); errors.As(err, &a) {
 			debug = a.debug
 		}
-		return p.fail(ExitBadArguments, fmt.Sprintf("Arguments parsing error: %v \n\nFor more information try --help.", err), "ParseArguments("+debug+")")
+		return p.fail(ExitBadArguments, fmt.Sprintf(`Arguments parsing error: %v \n\nFor more information try --help.`, err), "ParseArguments("+debug+")")
 	}
 	if name := p.opts.unplayed(); name != "" {
 		return p.unplayed("--" + name)
@@ -135,7 +135,7 @@ func (p *process) configure() (code int, ok bool) {
 		s.showLevel = &show
 	}
 	if err := p.log.update(s); err != nil {
-		return p.fail(ExitGeneric, "Could not initialize logger: "+err.Error(), "LoggerInitialization("+strconv.Quote(err.Error())+")"), false
+		return p.fail(ExitGeneric, "Could not initialize logger: Failed to open target file: "+osError(err), "LoggerInitialization(LoggerUpdateError("+osDebug(err)+"))"), false
 	}
 	p.log.say(levelInfo, inMain, "Running Firecracker v%s", Version)
 	if path := p.opts.optional("metrics-path"); path != nil {

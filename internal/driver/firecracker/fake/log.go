@@ -84,7 +84,7 @@ func (l *logger) update(s settings) error {
 	if s.path != nil {
 		var err error
 		if file, err = openOutput(*s.path); err != nil {
-			return fmt.Errorf("Failed to open target file: %s", osError(err)) //nolint:staticcheck // the words of the real program
+			return err
 		}
 	}
 	l.mu.Lock()

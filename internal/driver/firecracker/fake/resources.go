@@ -88,7 +88,10 @@ func (p *process) perform(a action) (string, error) {
 		p.vm.serial = optionalString(a.config["serial_out_path"])
 		return "", nil
 	case putLogger:
-		return "", prefixed("Logger error", p.log.update(loggerSettings(a.config)))
+		if err := p.log.update(loggerSettings(a.config)); err != nil {
+			return "", fmt.Errorf("Logger error: Failed to open target file: %s", osError(err)) //nolint:staticcheck // the words of the real program
+		}
+		return "", nil
 	case putMetrics:
 		return "", prefixed("Metrics error", p.vm.putMetrics(a.config))
 	case startMachine:

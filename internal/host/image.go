@@ -27,7 +27,7 @@ type Kernel struct {
 const (
 	bzImage  = "bzImage"
 	pvh      = "pvh"
-	elfImage  = "elf"
+	elfImage = "elf"
 	armImage = "arm-image"
 )
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/ampoule-vm/ampoule/internal/control/eventstream"
 	"github.com/ampoule-vm/ampoule/internal/control/httpapi"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/plan"
@@ -27,8 +28,10 @@ type apiControl struct {
 	requests []apiRequest
 	// mask keeps credentials out of the hypervisor's words.
 	mask func(string) string
-	// stream is where it writes events; nil where it does not.
-	stream *os.File
+	// source is where it writes events, and stream what it has written; nil where
+	// it does not.
+	source *os.File
+	stream *eventstream.Stream
 
 	client *httpapi.Client
 	says   string
@@ -50,7 +53,8 @@ func newAPIControl(api *plan.API) *apiControl {
 // listen begins to read events, of which the first come before the hypervisor
 // answers.
 func (c *apiControl) listen() {
-	if c.stream != nil {
+	if c.source != nil {
+		c.stream = eventstream.New(c.source)
 		c.out = make(chan event)
 		go c.pump()
 	}
@@ -216,20 +220,17 @@ func (c *apiControl) close() {
 	if c.client != nil {
 		c.client.Close()
 	}
-	if c.stream != nil {
-		c.stream.Close()
+	if c.source != nil {
+		c.source.Close() // which ends the stream
 	}
 }
 
 // pump translates events until there are no more.
 func (c *apiControl) pump() {
 	defer close(c.out)
-	decoder := json.NewDecoder(c.stream)
-	for {
+	for object := range c.stream.Objects() {
 		var said struct{ Source, Event string }
-		if err := decoder.Decode(&said); err != nil {
-			return
-		}
+		_ = json.Unmarshal(object, &said) // an object without them says nothing
 		for _, e := range c.api.Events {
 			if e.Source != said.Source || e.Event != said.Event {
 				continue

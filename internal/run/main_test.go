@@ -12,7 +12,10 @@ import (
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/console"
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
+	chfake "github.com/ampoule-vm/ampoule/internal/driver/cloudhypervisor/fake"
+	fcfake "github.com/ampoule-vm/ampoule/internal/driver/firecracker/fake"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
@@ -21,6 +24,8 @@ import (
 // TestMain lets the test binary be what a run starts: a hypervisor that
 // misbehaves (HypervisorArgs=-fake MODE), or an ampoule boot.
 func TestMain(m *testing.M) {
+	chfake.RunIfCalled()
+	fcfake.RunIfCalled()
 	for i, arg := range os.Args {
 		if arg == "-fake" && i+1 < len(os.Args) {
 			os.Exit(fakeHypervisor(os.Args[i+1]))
@@ -45,7 +50,7 @@ func testBoot() int {
 		return 1
 	}
 	return Run(context.Background(), Options{
-		Plan: p, Driver: all.Drivers()[0], Host: host.Local(), Getenv: os.Getenv,
+		Plan: p, Driver: driver.Find(all.Drivers(), p.VM.Hypervisor), Host: host.Local(), Getenv: os.Getenv,
 		Stdin: os.Stdin, Stdout: os.Stdout, Messages: console.NewMessages(os.Stderr), Control: os.Getenv(ControlVariable),
 	}).Code
 }
@@ -146,7 +151,7 @@ func newTrial(t testing.TB, p *plan.Plan) *trial {
 		"STATE_DIRECTORY": filepath.Join(tr.dir, "state"), "RUNTIME_DIRECTORY": filepath.Join(tr.dir, "run"),
 	}
 	tr.options = Options{
-		Plan: p, Driver: all.Drivers()[0], Host: host.Local(), Getenv: func(name string) string { return tr.env[name] },
+		Plan: p, Driver: driver.Find(all.Drivers(), p.VM.Hypervisor), Host: host.Local(), Getenv: func(name string) string { return tr.env[name] },
 		Stdout: tr.stdout.w, Messages: console.NewMessages(tr.stderr.w),
 	}
 	return tr

@@ -146,7 +146,7 @@ func (g *guest) openControl(e *links) error {
 		if err != nil {
 			return err
 		}
-		c.stream, e.theirs.events = ours, theirs
+		c.source, e.theirs.events = ours, theirs
 	}
 	if g.makesSocket() {
 		path, err := g.runtimePath(state.APIName)

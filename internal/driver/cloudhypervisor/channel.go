@@ -11,11 +11,11 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
-// oemTable is the most that the OEM strings may come to. They are written below
-// 1 MiB without a look at their length: the structures begin at 0xF0000, and what
-// does not fit runs into the kernel. The others, and the table of processors
-// behind them, have the rest.
-const oemTable = 60 << 10
+// oemTable is the most that the OEM strings may come to. They travel in a request
+// of at most 51,200 bytes, of which the rest of the VM needs some. In the guest
+// they are written below 1 MiB without a look at their length: there are 64 KiB
+// from 0xF0000 on, and what does not fit runs into the kernel.
+const oemTable = 40 << 10
 
 // channels lists the ways into the guest, the preferred first: SMBIOS needs
 // nothing of the guest but its systemd.
@@ -58,7 +58,7 @@ func smbiosChannel(vm *spec.VM) plan.Channel {
 	}
 	if vm.GuestSystemd.Value >= 257 {
 		c.MaxStructure = oemTable
-		c.Why = fmt.Sprintf(`smbios takes %d bytes in all, since cloud-hypervisor has no more room for it, %d credentials, and names without "="`, oemTable, rule.SMBIOSMaxStrings)
+		c.Why = fmt.Sprintf(`smbios takes %d bytes in all, since cloud-hypervisor takes requests of at most 51200 bytes, %d credentials, and names without "="`, oemTable, rule.SMBIOSMaxStrings)
 	}
 	return c
 }

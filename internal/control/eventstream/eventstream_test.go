@@ -2,6 +2,7 @@ package eventstream
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,7 +188,9 @@ func TestCloudHypervisor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "--api-socket", "path=api.sock", "--event-monitor", "fd=3")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "--api-socket", "path=api.sock", "--event-monitor", "fd=3")
 	cmd.Dir = t.TempDir()
 	cmd.ExtraFiles = []*os.File{w}
 	if err := cmd.Start(); err != nil {

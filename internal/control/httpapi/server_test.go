@@ -19,8 +19,12 @@ func hypervisor(t *testing.T, variable string, args ...string) *exec.Cmd {
 	if path == "" {
 		t.Skip(variable + " names no hypervisor")
 	}
-	cmd := exec.Command(path, args...)
+	cmd := exec.CommandContext(testContext(t), path, args...)
 	cmd.Dir = t.TempDir()
+	// Where Cloud Hypervisor is linked with glibc, giving back the memory of a
+	// large body opens a file of /proc, which the seccomp filter of its HTTP
+	// thread forbids: it dies or hangs. One arena alone gives back without.
+	cmd.Env = append(os.Environ(), "MALLOC_ARENA_MAX=1")
 	return cmd
 }
 
@@ -81,7 +85,7 @@ func TestCloudHypervisor(t *testing.T) {
 		{"PUT", "/api/v1/vm.boot", "{}", 400},
 		{"PUT", "/api/v1/vm.create", "", 400},
 		{"PUT", "/api/v1/vm.create", `{"payload":{"kernel":5}}`, 400},
-		{"PUT", "/api/v1/vm.create", `{"payload":{"kernel":"/nonexistent","cmdline":"` + strings.Repeat("x", 30_000) + `"},"console":{"mode":"Off"}}`, 204},
+		{"PUT", "/api/v1/vm.create", `{"payload":{"kernel":"/nonexistent","cmdline":"` + strings.Repeat("x", 51_000) + `"},"console":{"mode":"Off"}}`, 204},
 		{"GET", "/api/v1/vm.info", "", 200},
 		{"PUT", "/api/v1/vm.delete", "", 204},
 		{"GET", "/nonsense", "", 404},

@@ -40,12 +40,11 @@ func TestArguments(t *testing.T) {
 		for _, p := range programs() {
 			t.Run(c.name+"/"+p.name, func(t *testing.T) {
 				t.Parallel()
-				v := command(t, p.path(t), "--version") // for its directory
-				v.ends()
-				if err := os.WriteFile(filepath.Join(v.dir, "used"), nil, 0o600); err != nil {
+				dir := t.TempDir()
+				if err := os.WriteFile(filepath.Join(dir, "used"), nil, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				stdout, stderr, code := v.again(c.args...)
+				stdout, stderr, code := once(t, p.path(t), dir, c.args...)
 				if code != c.code && (c.code != abort || code != -6) {
 					t.Errorf("exit code %d instead of %d", code, c.code)
 				}

@@ -53,12 +53,33 @@ type vmm struct {
 	dir     string
 	socket  string
 	console *console
-	errors  *bytes.Buffer
+	errors  *said
 	exited  chan struct{}
 	conn    net.Conn
 	reader  *bufio.Reader
 	files   *strings.Replacer
 }
+
+// said is what stands on standard error, also while more may come.
+type said struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.b = append(s.b, p...)
+	return len(p), nil
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(s.b)
+}
+
+func (s *said) Len() int { return len(s.String()) }
 
 // console is the other end of standard input and output.
 type console struct {
@@ -71,6 +92,12 @@ type console struct {
 // command prepares a program in a directory of its own.
 func command(t *testing.T, path string, args ...string) *vmm {
 	t.Helper()
+	return inherit(t, path, nil, args...)
+}
+
+// inherit is the same with descriptors from 3 on.
+func inherit(t *testing.T, path string, files []*os.File, args ...string) *vmm {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +109,7 @@ func command(t *testing.T, path string, args ...string) *vmm {
 		t.Fatal(err)
 	}
 	_ = ours.Close()
-	v := &vmm{t: t, dir: t.TempDir(), errors: &bytes.Buffer{}, exited: make(chan struct{}),
+	v := &vmm{t: t, dir: t.TempDir(), errors: &said{}, exited: make(chan struct{}),
 		console: &console{Conn: conn, more: make(chan struct{}, 1)}}
 	v.socket = filepath.Join(v.dir, "api")
 	v.cmd = exec.Command(path)
@@ -90,7 +117,7 @@ func command(t *testing.T, path string, args ...string) *vmm {
 	for i, a := range v.cmd.Args {
 		v.cmd.Args[i] = strings.ReplaceAll(a, "{dir}", v.dir)
 	}
-	v.cmd.Env = []string{}
+	v.cmd.Env, v.cmd.ExtraFiles = []string{}, files
 	v.cmd.Dir = v.dir
 	v.cmd.Stdin, v.cmd.Stdout, v.cmd.Stderr = theirs, theirs, v.errors
 	if err := v.cmd.Start(); err != nil {
@@ -106,19 +133,19 @@ func command(t *testing.T, path string, args ...string) *vmm {
 	return v
 }
 
-// again runs the program once more in the same directory, to its end.
-func (v *vmm) again(args ...string) (stdout, stderr string, code int) {
-	v.t.Helper()
+// once runs a program to its end in a directory.
+func once(t *testing.T, path, dir string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command(v.cmd.Path)
+	cmd := exec.Command(path)
 	cmd.Args = []string{"firecracker"}
 	for _, a := range args {
-		cmd.Args = append(cmd.Args, strings.ReplaceAll(a, "{dir}", v.dir))
+		cmd.Args = append(cmd.Args, strings.ReplaceAll(a, "{dir}", dir))
 	}
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = []string{}, v.dir, &out, &errs
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = []string{}, dir, &out, &errs
 	err := cmd.Run()
 	if ended := (*exec.ExitError)(nil); err != nil && !errors.As(err, &ended) {
-		v.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return out.String(), errs.String(), exitCode(cmd.ProcessState)
 }

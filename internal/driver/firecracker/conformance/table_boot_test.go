@@ -78,6 +78,12 @@ func bootScenarios() []scenario {
 			{"PUT", "/machine-config", `{"vcpu_count":1,"mem_size_mib":1}`, 204, ""}, boot(),
 			refusedLaunch(`System configuration error: .*Kernel Loader: Unable to read kernel image`),
 		}},
+		{name: "boot: more memory than can be addressed", steps: []step{
+			{"PUT", "/machine-config", `{"vcpu_count":1,"mem_size_mib":268435456}`, 204, ""}, boot(),
+			refusedLaunch(`Invalid Memory Configuration: .*`),
+			{"PUT", "/machine-config", `{"vcpu_count":1,"mem_size_mib":8796093022208}`, 204, ""},
+			refusedLaunch(`Invalid Memory Configuration: Total sum of memory regions exceeds largest possible file offset`),
+		}},
 		{name: "boot: no kernel at all", steps: []step{refusedLaunch(`Cannot start microvm without kernel configuration\.`)}},
 		{name: "boot: the last one counts", steps: []step{
 			{"PUT", "/boot-source", `{"kernel_image_path":"{text}"}`, 204, ""}, boot(),
@@ -205,7 +211,7 @@ func deviceScenarios() []scenario {
 		one("logger: unknown field", "PUT", "/logger", `{"nope":1}`, "unknown field `nope`, expected one of `log_path`, `level`, `show_level`, `show_log_origin`, `module`"),
 		one("logger: file", "PUT", "/logger", `{"log_path":"/no/where"}`, faultOf(`Logger error: Failed to open target file: No such file or directory \(os error 2\)`)),
 		one("metrics: file", "PUT", "/metrics", `{"metrics_path":"/no/where","nope":1}`, faultOf(`Metrics error: Cannot initialize the metrics system due to bad user input: No such file or directory \(os error 2\)`)),
-		one("action: unknown", "PUT", "/actions", `{"action_type":"SECRET"}`, badJSON("unknown variant `SECRET`, expected one of `FlushMetrics`, `InstanceStart`, `SendCtrlAltDel` at line 1 column 24")),
+		one("action: unknown", "PUT", "/actions", `{"action_type":"SECRET"}`, badJSON("unknown variant `SECRET`, expected one of `FlushMetrics`, `InstanceStart`, `SendCtrlAltDel` at line 1 column 23")),
 		one("action: case", "PUT", "/actions", `{"action_type":"instancestart"}`, "unknown variant `instancestart`"),
 		one("action: unknown field", "PUT", "/actions", `{"action_type":"InstanceStart","payload":"x"}`, badJSON("unknown field `payload`, expected `action_type` at line 1 column 40")),
 	}

@@ -1,7 +1,6 @@
 package fake
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -36,7 +35,7 @@ func parseCmdline(raw string) (cmdline, error) {
 	}
 	c = cmdline{strings.TrimSpace(c.boot), strings.TrimSpace(c.init)}
 	if c.size() > cmdlineMax {
-		return c, errors.New("Invalid cmdline capacity provided.") //nolint:staticcheck // the words of the real program
+		return c, words("Invalid cmdline capacity provided.")
 	}
 	return c, nil
 }
@@ -53,14 +52,14 @@ func (c cmdline) size() int {
 // insert adds a word of the hypervisor's.
 func (c *cmdline) insert(word string) error {
 	if strings.IndexFunc(word, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
-		return errors.New("String contains a non-printable ASCII character.") //nolint:staticcheck // as above
+		return words("String contains a non-printable ASCII character.")
 	}
 	n := c.size() + len(word)
 	if c.boot != "" {
 		n++
 	}
 	if n > cmdlineMax {
-		return errors.New("Inserting string would make command line too long.") //nolint:staticcheck // as above
+		return words("Inserting string would make command line too long.")
 	}
 	c.boot = strings.TrimPrefix(c.boot+" "+word, " ")
 	return nil
@@ -90,12 +89,12 @@ func (c *cmdline) addDevices(v *resources) error {
 			return nil
 		}
 		if n == interrupts {
-			return errors.New("Could not attach device: MMIO transport error: Failed to allocate requested resource: The requested resource is not available.") //nolint:staticcheck // as above
+			return words("Could not attach device: MMIO transport error: Failed to allocate requested resource: The requested resource is not available.")
 		}
 		err := c.insert(fmt.Sprintf("virtio_mmio.device=4K@0x%x:%d", firstDevice+n*deviceSize, firstInterrupt+n))
 		n++
 		if err != nil {
-			return fmt.Errorf("Could not attach device: MMIO transport error: Failed to allocate requested resourc: %w", err) //nolint:staticcheck // as above, down to the slip
+			return wordsf("Could not attach device: MMIO transport error: Failed to allocate requested resourc: %v", err)
 		}
 		return nil
 	}
@@ -131,15 +130,15 @@ func (c *cmdline) addRoot(d drive) error {
 	}
 	for _, w := range words {
 		if err := c.insert(w); err != nil {
-			return fmt.Errorf("Invalid kernel command line: %w", err) //nolint:staticcheck // as above
+			return wordsf("Invalid kernel command line: %v", err)
 		}
 	}
 	return nil
 }
 
-// words are the parameters before the first "--", as the kernel takes them
+// parameters are what stands before the first "--", as the kernel takes them
 // apart: quotes keep spaces, and are dropped.
-func (c cmdline) words() []string {
+func (c cmdline) parameters() []string {
 	var words []string
 	var word []byte
 	quoted, begun := false, false
@@ -162,7 +161,7 @@ func (c cmdline) words() []string {
 // value is that of the last parameter of a name.
 func (c cmdline) value(name string) (string, bool) {
 	found, ok := "", false
-	for _, w := range c.words() {
+	for _, w := range c.parameters() {
 		if v, is := strings.CutPrefix(w, name+"="); is {
 			found, ok = v, true
 		}

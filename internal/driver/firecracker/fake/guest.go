@@ -39,7 +39,7 @@ func (k *keyboard) press() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if keyboardBuffer-k.bytes < threeKeys {
-		return errors.New("i8042 internal buffer full.") //nolint:staticcheck // the words of the real program
+		return words("i8042 internal buffer full.")
 	}
 	if !k.served {
 		k.bytes += threeKeys
@@ -90,6 +90,8 @@ func (g *guest) say(format string, args ...any) {
 // play runs the script. One that does not end the machine ends in a guest that
 // waits to be told.
 func (g *guest) play() {
+	g.p.mu.Lock() // until InstanceStart is answered
+	g.p.mu.Unlock()
 	g.kernel("Linux version 6.12.0-fake (stand-in)")
 	g.kernel("Command line: %s", g.line)
 	first := "/sbin/init"

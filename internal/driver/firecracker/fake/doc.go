@@ -37,10 +37,18 @@
 //     " pci=off" (8 bytes), for a root device " root=/dev/vda rw" (17) and for
 //     each drive, vsock and entropy device " virtio_mmio.device=4K@0xc0001000:5"
 //     (35, or 36 from the sixth on), before a " -- ".
-//   - A guest that powers off halts; the program goes on.
+//   - A guest that powers off halts; the program goes on. A reset by the
+//     keyboard controller ends it with exit code 0. A processor that fails, as by
+//     a triple fault, ends it with 1 and one line on standard error, and now and
+//     then with 0 and nothing: the program looks before the processor has told.
+//     Only the last words on the console tell a reboot from that.
+//   - The fifth Ctrl-Alt-Del that nobody reads is refused. GET /vm/config tells
+//     the command line to everybody who can connect.
 //   - A client that closes its sending half gets no answer.
 //   - From InstanceStart on, standard output does not block, nor does standard
 //     input where both are the same socket. What is not read in time is lost.
+//     Input from a socket is first looked for when the guest has read the port
+//     once, as the driver of Linux does at its start.
 //
 // # Not played
 //
@@ -54,7 +62,8 @@
 // # The guest
 //
 // The parameter fake.guest= of the kernel's command line is a script, a list of
-// words with commas between them; in quotes, for spaces:
+// words with commas between them; in quotes, for spaces. One that cannot be read
+// is refused by InstanceStart:
 //
 //	say:TEXT            says a line
 //	print:TEXT          says it without an end of line
@@ -76,7 +85,8 @@
 //	                    kernels say of a power-off too
 //	panic:REASON        "Kernel panic - not syncing: REASON"; then, by panic= in the
 //	                    command line, a reset: exit code 0, or nothing more
-//	crash:CODE          the program ends with that exit code
+//	crash:CODE          the program ends with that exit code, 0 included, and says
+//	                    why on standard error where it is 1
 //	kill:NUMBER         the process gets that signal
 //
 // Sections have a ";" between them: a program that is started again by the same

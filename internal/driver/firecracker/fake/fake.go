@@ -69,7 +69,8 @@ func Main(args []string, stdin, stdout, stderr *os.File) int {
 	p.log = &logger{out: p.console, max: levelInfo, instance: "anonymous-instance"}
 	var err error
 	if p.setup, err = readSetup(args); err != nil {
-		return p.unplayed(err.Error())
+		p.unplayed(err.Error())
+		return ExitUnplayed
 	}
 	if p.opts, err = parseArguments(args[1:]); err != nil {
 		debug := err.Error()
@@ -79,11 +80,13 @@ func Main(args []string, stdin, stdout, stderr *os.File) int {
 		return p.fail(ExitBadArguments, fmt.Sprintf(`Arguments parsing error: %v \n\nFor more information try --help.`, err), "ParseArguments("+debug+")")
 	}
 	if name := p.opts.unplayed(); name != "" {
-		return p.unplayed("--" + name)
+		p.unplayed("--" + name)
+		return ExitUnplayed
 	}
 	if p.opts.has("version") {
 		fmt.Fprintf(p.console, "Firecracker v%s\n\n", Version)
-		return p.succeed()
+		p.succeed()
+		return ExitOK
 	}
 	if code, ok := p.configure(); !ok {
 		return code
@@ -91,9 +94,8 @@ func Main(args []string, stdin, stdout, stderr *os.File) int {
 	return p.serve()
 }
 
-func (p *process) succeed() int {
+func (p *process) succeed() {
 	p.log.say(levelInfo, inMain, "Firecracker exiting successfully. exit_code=0")
-	return ExitOK
 }
 
 // fail says why it ends: in the log, and on standard error at any level.
@@ -104,22 +106,21 @@ func (p *process) fail(code int, sentence, debug string) int {
 	return code
 }
 
-// abort is a panic, which speaks in the log alone.
-func (p *process) abort(what string) int {
+// panics says why, in the log alone; the exit code is [ExitAbort].
+func (p *process) panics(what string) {
 	p.log.say(levelError, inMain, "Firecracker panicked: %s", what)
-	return ExitAbort
 }
 
-func (p *process) unplayed(what string) int {
+func (p *process) unplayed(what string) {
 	fmt.Fprintf(p.stderr, "stand-in for firecracker: cannot play %s\n", what)
-	return ExitUnplayed
 }
 
 // configure takes the arguments in the order of main.rs.
 func (p *process) configure() (code int, ok bool) {
 	id := p.opts.get("id", "anonymous-instance")
 	if !validInstance(id) {
-		return p.abort("Invalid instance ID"), false
+		p.panics("Invalid instance ID")
+		return ExitAbort, false
 	}
 	p.log.instance = id
 	s := settings{path: p.opts.optional("log-path"), module: p.opts.optional("module")}
@@ -148,7 +149,8 @@ func (p *process) configure() (code int, ok bool) {
 	for _, name := range []string{"http-api-max-payload-size", "mmds-size-limit", "start-time-us", "start-time-cpu-us", "parent-cpu-time-us"} {
 		n, err := strconv.ParseUint(strings.TrimPrefix(p.opts.get(name, "51200"), "+"), 10, 64)
 		if err != nil {
-			return p.abort("'" + name + "' parameter expected to be a number"), false
+			p.panics("'" + name + "' parameter expected to be a number")
+			return ExitAbort, false
 		}
 		if name == "http-api-max-payload-size" {
 			p.limit = int(min(n, 1<<31))
@@ -192,7 +194,8 @@ func (p *process) serve() int {
 	if o.code != ExitOK {
 		return p.fail(o.code, "RunWithApiError error: MicroVM stopped with an error: "+codeName(o.code), "RunWithApi(MicroVMStoppedWithError("+codeName(o.code)+"))")
 	}
-	return p.succeed()
+	p.succeed()
+	return ExitOK
 }
 
 func codeName(code int) string {

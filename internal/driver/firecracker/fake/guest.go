@@ -91,8 +91,8 @@ func (g *guest) say(format string, args ...any) {
 // waits to be told.
 func (g *guest) play() {
 	g.p.mu.Lock() // until InstanceStart is answered
-	g.p.mu.Unlock()
 	g.kernel("Linux version 6.12.0-fake (stand-in)")
+	g.p.mu.Unlock()
 	g.kernel("Command line: %s", g.line)
 	first := "/sbin/init"
 	if g.initrd != nil {

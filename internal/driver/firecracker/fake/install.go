@@ -87,8 +87,16 @@ func Install(t testing.TB, options ...Option) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, setupFile), b, 0o644); err != nil {
-		t.Fatal(err)
+	// The program may run as another user, who writes nothing beside the link
+	// but these.
+	for name, content := range map[string][]byte{setupFile: b, bootsFile: nil, requestsFile: nil} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			t.Fatal(err)
+		}
 	}
 	link := filepath.Join(dir, program)
 	if err := os.Symlink(self, link); err != nil {

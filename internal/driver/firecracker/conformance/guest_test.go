@@ -131,7 +131,6 @@ func TestKeysAfterTheEnd(t *testing.T) {
 	v := fakeVM(t)
 	v.boot("fake.guest=poweroff")
 	v.sees("System halted instead")
-	time.Sleep(20 * time.Millisecond)
 	for range 4 {
 		v.press()
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestHTTP: what goes over the wire below the requests. Each row is sent to a
@@ -68,7 +70,21 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
-// converse sends pieces with pauses, and returns what comes back once it is what
+// taken waits until the program has read what was sent, so that what comes next
+// is read apart.
+func (v *vmm) taken() {
+	raw, err := v.conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return
+	}
+	for left := 1; left > 0; time.Sleep(time.Millisecond) {
+		if cerr := raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); cerr != nil || err != nil {
+			return
+		}
+	}
+}
+
+// converse sends pieces one by one, and returns what comes back once it is what
 // is wanted and nothing follows, or once nothing comes for long.
 func (v *vmm) converse(pieces []string, want *regexp.Regexp) string {
 	v.t.Helper()
@@ -77,7 +93,7 @@ func (v *vmm) converse(pieces []string, want *regexp.Regexp) string {
 			if _, err := io.WriteString(v.conn, p); err != nil {
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
+			v.taken()
 		}
 	}()
 	var all []byte
@@ -137,9 +153,16 @@ func TestConnections(t *testing.T) {
 				t.Errorf("%q, %v", b, err)
 			}
 			_ = conns[0].Close()
-			time.Sleep(100 * time.Millisecond)
-			v.connect()
-			v.must("GET", "/", "")
+			for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+				v.connect()
+				a, err := v.raw("GET / HTTP/1.1\r\n\r\n")
+				if err == nil && a.status == 200 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("no place is free: %d, %v", a.status, err)
+				}
+			}
 		})
 	}
 }

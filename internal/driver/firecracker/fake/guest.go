@@ -208,8 +208,8 @@ func (g *guest) reset() {
 // halt leaves the machine where it is: there is nothing that could switch it
 // off, and the program goes on.
 func (g *guest) halt(lastWords string) {
-	g.kernel("reboot: %s", lastWords)
 	g.keyboard.abandon()
+	g.kernel("reboot: %s", lastWords)
 }
 
 // panic is the kernel's: what comes then stands on its command line.

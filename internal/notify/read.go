@@ -17,7 +17,9 @@ const MaxMessage = 4096
 
 var (
 	errTooLong = errors.New("the message is too long")
-	errTooSlow = errors.New("the message takes too long")
+	errPieces  = errors.New("the message comes in too many pieces")
+	// errQuiet: the sender has said all.
+	errQuiet = errors.New("nothing more comes")
 )
 
 // limits are what one connection may take. They are variable for tests alone.
@@ -28,11 +30,11 @@ type limits struct {
 	// quiet is the silence after which a message is over although its sender has
 	// not closed.
 	quiet time.Duration
-	// patience is that silence where the text cannot be all of it.
-	patience time.Duration
-	// whole is the time, and pieces the number of reads, from the first byte to
-	// the end.
-	whole  time.Duration
+	// patience is that silence where the text cannot be all of it, and whole the
+	// time from the first byte after which there is no more patience.
+	patience, whole time.Duration
+	// pieces is the most reads. What it bounds is the work, and with the silence
+	// the time too.
 	pieces int
 }
 
@@ -75,43 +77,52 @@ func (l limits) read(c net.Conn) ([]byte, error) {
 		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 			// Reset: the sender has gone, and the text came before that.
 			return buf[:n], nil
-		case pieces >= l.pieces || !time.Now().Before(end):
-			return nil, errTooSlow
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return buf[:n], nil // patience has ended
-		case err != nil:
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, err
-		}
-		quiet, waitErr := l.silent(c, buf[:n], end)
-		if waitErr != nil {
-			return nil, waitErr
-		}
-		if quiet {
-			return buf[:n], nil
+		case pieces > l.pieces:
+			return nil, errPieces
 		}
 		var more int
-		more, err = c.Read(buf[n:])
+		if err == nil && unfinished(buf[:n]) && time.Now().Before(end) {
+			more, err = l.readPatiently(c, buf[n:], end)
+		} else {
+			more, err = l.readSoon(c, buf[n:])
+		}
+		if errors.Is(err, errQuiet) {
+			return buf[:n], nil
+		}
 		n += more
 	}
 }
 
-// silent reports whether the sender has been silent for as long as a message
-// needs to be over. Where it has not, or the text asks for patience, the next
-// read tells, which closing the connection interrupts.
-func (l limits) silent(c net.Conn, text []byte, end time.Time) (bool, error) {
-	if unfinished(text) {
-		soon := time.Now().Add(l.patience)
-		if soon.After(end) {
-			soon = end
-		}
-		return false, c.SetReadDeadline(soon)
+// readPatiently reads what comes. It does not hold a thread meanwhile, and is
+// interrupted by closing the connection.
+func (l limits) readPatiently(c net.Conn, buf []byte, end time.Time) (int, error) {
+	soon := time.Now().Add(l.patience)
+	if soon.After(end) {
+		soon = end
 	}
-	if err := c.SetReadDeadline(end); err != nil {
-		return false, err
+	if err := c.SetReadDeadline(soon); err != nil {
+		return 0, err
 	}
-	ready, err := readable(c, min(l.quiet, time.Until(end)))
-	// At the end of all time it was no silence; the next read says so.
-	return !ready && time.Now().Before(end), err
+	return c.Read(buf)
+}
+
+// readSoon reads what comes at once, and is errQuiet when nothing does. On a busy
+// host a deadline can pass while there is something to read, and reading would
+// not tell: so nothing counts as silence but what the kernel calls so.
+func (l limits) readSoon(c net.Conn, buf []byte) (int, error) {
+	ready, err := readable(c, l.quiet)
+	switch {
+	case err != nil:
+		return 0, err
+	case !ready:
+		return 0, errQuiet
+	}
+	if err := c.SetReadDeadline(time.Now().Add(l.first)); err != nil {
+		return 0, err
+	}
+	return c.Read(buf)
 }
 
 // readable waits for c to have something to read, its end included. It asks the

@@ -114,33 +114,84 @@ func TestLength(t *testing.T) {
 	}
 }
 
+// dribble sends a text and then byte after byte until it is cut off.
+func (g guest) dribble(text string) {
+	g.t.Helper()
+	c := g.connect()
+	end := time.Now().Add(5 * time.Second)
+	for i, err := 0, error(nil); err == nil; i++ {
+		if time.Now().After(end) {
+			g.t.Fatal("the host does not mind")
+		}
+		one := "a"
+		if i < len(text) {
+			one = text[i : i+1]
+		}
+		_, err = io.WriteString(c, one)
+		time.Sleep(time.Millisecond)
+	}
+	g.waitForClose(c)
+}
+
 // TestDribble: whoever sends one byte at a time is cut off, and not heard.
 func TestDribble(t *testing.T) {
-	for name, change := range map[string]func(*limits){
-		"pieces": func(l *limits) { l.pieces = 8 },
-		"whole":  func(l *limits) { l.pieces, l.whole = 1<<20, 50*time.Millisecond },
+	for _, text := range []string{"STATUS=", "STATU"} { // it can be all, and it cannot
+		t.Run(text, func(t *testing.T) {
+			l := patient()
+			l.pieces = 8
+			r, g := start(t, l)
+			g.dribble(text)
+			if m, c := r.Take(), r.Counts(); !m.IsZero() || c.Refused != 1 {
+				t.Errorf("%+v, %+v", m, c)
+			}
+		})
+	}
+}
+
+// TestPatienceIsNotEndless, however often the sender adds to it.
+func TestPatienceIsNotEndless(t *testing.T) {
+	l := patient()
+	l.pieces, l.whole, l.quiet = 1<<20, 50*time.Millisecond, time.Microsecond
+	r, g := start(t, l)
+	g.dribble("STATU")
+	if m, c := r.Take(), r.Counts(); !m.IsZero() || c.Ignored != 1 {
+		t.Errorf("%+v, %+v", m, c)
+	}
+}
+
+// TestBusyHost: a message that has arrived is heard, however late we come to it.
+func TestBusyHost(t *testing.T) {
+	for _, l := range []limits{
+		{first: time.Minute, quiet: 10 * time.Millisecond, patience: time.Nanosecond, whole: time.Minute, pieces: 32},
+		{first: time.Minute, quiet: 10 * time.Millisecond, patience: time.Minute, whole: time.Nanosecond, pieces: 32},
 	} {
-		for _, start0 := range []string{"STATUS=", "STATU"} { // while it can be all, and cannot
-			t.Run(name+" "+start0, func(t *testing.T) {
-				l := patient()
-				change(&l)
-				r, g := start(t, l)
-				c := g.connect()
-				end := time.Now().Add(5 * time.Second)
-				for err := error(nil); err == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
-					_, err = io.WriteString(c, start0[:1])
-					start0 = start0[1:] + "a"
-				}
-				g.waitForClose(c)
-				if m := r.Take(); !m.IsZero() {
-					t.Errorf("heard %+v", m)
-				}
-				if c := r.Counts(); c.Refused != 1 {
-					t.Errorf("%+v", c)
-				}
-			})
+		ours, theirs := pair(t)
+		for _, piece := range []string{"REA", "DY", "=1\nST"} {
+			guest{t: t}.write(theirs, piece)
+		}
+		small := &oneAtATime{ours}
+		if text, err := l.read(small); err != nil || string(text) != "READY=1\nST" {
+			t.Errorf("%+v: %q, %v", l, text, err)
 		}
 	}
+}
+
+// oneAtATime reads what is there in pieces.
+type oneAtATime struct{ *net.UnixConn }
+
+func (o *oneAtATime) Read(p []byte) (int, error) { return o.UnixConn.Read(p[:1]) }
+
+func pair(t *testing.T) (ours, theirs *net.UnixConn) {
+	t.Helper()
+	l, path := listen(t)
+	defer l.Close()
+	theirs = guest{t: t, path: path}.connect()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.UnixConn), theirs
 }
 
 func TestSilentFromTheStart(t *testing.T) {

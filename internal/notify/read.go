@@ -125,11 +125,12 @@ func (l limits) readSoon(c net.Conn, buf []byte) (int, error) {
 	return c.Read(buf)
 }
 
-// readable waits for c to have something to read, its end included. It asks the
-// kernel itself, since a deadline of the runtime's is a whole millisecond late:
-// that is the resolution of the clock by which it waits for sockets.
-func readable(c net.Conn, wait time.Duration) (bool, error) {
-	sc, ok := c.(syscall.Conn)
+// readable waits for a connection to have something to read, its end included,
+// or for a listener to have a connection. It asks the kernel itself, since a
+// deadline of the runtime's is a whole millisecond late: that is the resolution
+// of the clock by which it waits for sockets.
+func readable(socket any, wait time.Duration) (bool, error) {
+	sc, ok := socket.(syscall.Conn)
 	if !ok {
 		return false, os.ErrInvalid
 	}

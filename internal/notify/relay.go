@@ -126,7 +126,7 @@ func (r *Relay) Counts() Counts {
 // that, and closes the relay. Before systemd 256 a guest did not wait until its
 // last words had arrived, and the exit status is among them.
 func (r *Relay) Drain() error {
-	if l, ok := r.listener.(interface{ SetDeadline(time.Time) error }); ok && l.SetDeadline(time.Now().Add(last)) == nil {
+	if r.setDeadline(last) {
 		limit := time.NewTimer(drainLimit)
 		defer limit.Stop()
 		select {
@@ -135,6 +135,19 @@ func (r *Relay) Drain() error {
 		}
 	}
 	return r.Close()
+}
+
+// setDeadline is false for a listener that cannot have one.
+func (r *Relay) setDeadline(d time.Duration) bool {
+	l, ok := r.listener.(interface{ SetDeadline(time.Time) error })
+	return ok && l.SetDeadline(time.Now().Add(d)) == nil
+}
+
+// more reports whether a connection waits although the deadline has passed: on
+// a busy host nobody has tried to accept it.
+func (r *Relay) more() bool {
+	waiting, err := readable(r.listener, 0)
+	return err == nil && waiting && r.setDeadline(last)
 }
 
 // Close stops hearing. It waits until nothing of the relay runs any more, and may
@@ -163,6 +176,8 @@ func (r *Relay) run() {
 	for {
 		c, err := r.listener.Accept()
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && r.more():
+			continue
 		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		case err != nil:

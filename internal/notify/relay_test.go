@@ -199,6 +199,28 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainOnABusyHost: the deadline has passed before anybody accepts.
+func TestDrainOnABusyHost(t *testing.T) {
+	l, path := listen(t)
+	g := guest{t: t, path: path}
+	for _, text := range []string{"STOPPING=1", "EXIT_STATUS=7"} {
+		c := g.connect()
+		g.write(c, text)
+		c.Close()
+	}
+	if err := l.(*net.UnixListener).SetDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	r := newRelay(l, defaultLimits())
+	r.run()
+	if m := r.Take(); !m.Stopping || m.ExitStatus == nil {
+		t.Errorf("got %+v", m)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDrainEnds: one that is not gone is not waited for.
 func TestDrainEnds(t *testing.T) {
 	r, g := start(t, patient())

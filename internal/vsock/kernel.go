@@ -86,6 +86,9 @@ func (l *Listener) Port() uint32 { return l.addr.Port }
 // SetDeadline sets the time after which Accept gives up.
 func (l *Listener) SetDeadline(t time.Time) error { return l.socket.SetDeadline(t) }
 
+// SyscallConn returns the socket itself, for those who wait in their own way.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) { return l.socket.SyscallConn() }
+
 // Close ends Accept.
 func (l *Listener) Close() error { return l.socket.Close() }
 

@@ -92,8 +92,8 @@ func (m *Message) setTarget(name string, active bool) {
 // field takes one value into a message and reports whether it is one.
 type field func(m *Message, value string) bool
 
-// fields are the names that are heard. It is a function so that nothing can
-// change them.
+// fieldOf returns what takes the value of a field, and nil for a name that is not
+// heard.
 func fieldOf(name string) field {
 	switch name {
 	case "READY":

@@ -61,11 +61,11 @@ func onlyRootOf(guest uint32) func(unix.Sockaddr) (net.Addr, bool) {
 func listenAt(fd int, address unix.Sockaddr, admit func(unix.Sockaddr) (net.Addr, bool)) (*Listener, error) {
 	s := newSocket(fd)
 	if err := unix.Bind(fd, address); err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, os.NewSyscallError("bind", err)
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, os.NewSyscallError("listen", err)
 	}
 	l := &Listener{socket: s, admit: admit}
@@ -146,7 +146,7 @@ func connect(ctx context.Context, fd int, address unix.Sockaddr, remote net.Addr
 		err = ctx.Err()
 	}
 	if err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, err
 	}
 	c := &conn{socket: s, remote: remote}

@@ -27,7 +27,7 @@ const (
 	heldLimit = 1
 	// notifyPort is the one that microvm.nix uses.
 	notifyPort = 8888
-	// patience is when a sender of ours gives up: a service manager never does.
+	// senderPatience is when a sender of ours gives up: a service manager never does.
 	senderPatience = 20 * time.Second
 )
 
@@ -63,21 +63,21 @@ func measureNotify(s setup) ([]measurement, error) {
 			if err != nil {
 				return nil, fmt.Errorf("socat -T%s: %w", b.timeout, err)
 			}
-			m := measurement{what: what + "median", ours: median(ours), peer: median(theirs), show: showMicroseconds,
+			m := measurement{what: what + "median", ours: median(ours), peer: median(theirs), show: showHeld,
 				peerName: fmt.Sprintf("socat %s -T%s, median of %d", number, b.timeout, b.messages)}
 			if i == 0 {
-				m.bound = atMost(m.ours, heldLimit, showMicroseconds)
+				m.bound = atMost(m.ours, heldLimit, showHeld)
 			}
 			all = append(all, m)
 		}
 		all = append(all,
-			measurement{what: what + "99 of 100", ours: quantile(ours, 0.99), show: showMicroseconds},
-			measurement{what: what + "longest", ours: slices.Max(ours), show: showMicroseconds})
+			measurement{what: what + "99 of 100", ours: quantile(ours, 0.99), show: showHeld},
+			measurement{what: what + "longest", ours: slices.Max(ours), show: showHeld})
 	}
 	return all, nil
 }
 
-func showMicroseconds(v float64) string { return fmt.Sprintf("%.3f ms", v) }
+func showHeld(v float64) string { return fmt.Sprintf("%.3f ms", v) }
 
 // heldByRelay measures ours, and that the last word arrived.
 func (s setup) heldByRelay(halfClose bool) ([]float64, error) {
@@ -92,7 +92,7 @@ func (s setup) heldByRelay(halfClose bool) ([]float64, error) {
 		return nil, err
 	}
 	relay := notify.Serve(l)
-	defer relay.Close()
+	defer func() { _ = relay.Close() }()
 	stop := make(chan struct{})
 	defer close(stop)
 	go handOn(relay, manager.LocalAddr(), stop)

@@ -83,7 +83,7 @@ func (l limits) read(c net.Conn) ([]byte, error) {
 			return nil, errPieces
 		}
 		var more int
-		if err == nil && unfinished(buf[:n]) && time.Now().Before(end) {
+		if err == nil && unfinished(buf[:n]) {
 			more, err = l.readPatiently(c, buf[n:], end)
 		} else {
 			more, err = l.readSoon(c, buf[n:])

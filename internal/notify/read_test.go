@@ -99,7 +99,7 @@ func TestHeldUp(t *testing.T) {
 
 func TestLength(t *testing.T) {
 	r, g := start(t, defaultLimits())
-	longest := "READY=1\n" + strings.Repeat("x", MaxMessage-len("READY=1\n"))
+	longest := "READY=1\nSTATUS=" + strings.Repeat("x", MaxMessage-len("READY=1\nSTATUS="))
 	g.say(longest)
 	if !r.Take().Ready {
 		t.Error("the longest is not heard")

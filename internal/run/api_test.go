@@ -103,8 +103,11 @@ func TestAPICredentials(t *testing.T) {
 // await waits for a line on the guest's console, or for an end that comes instead.
 func (tr *trial) await(text string) {
 	tr.t.Helper()
+	limit := time.After(time.Minute)
 	for !strings.Contains(tr.stdout.String(), text) {
 		select {
+		case <-limit:
+			tr.t.Fatalf("%q was not said:\n%s\n%s", text, tr.stdout, tr.stderr)
 		case out := <-tr.out:
 			tr.t.Fatalf("it ended before %q: %+v %v\n%s", text, out, out.Problems.Err(), tr.stdout)
 		case <-time.After(5 * time.Millisecond):

@@ -14,7 +14,7 @@ func arguments() []driver.Argument {
 		{Name: "--boot-timer"},
 		{Name: "--metrics-path", Value: true},
 		{Name: "--level", Refused: log, Use: "remove it"},
-		{Name: "--log-path", Refused: "this is where Ampoule reads why it ended", Use: "remove it"},
+		{Name: "--log-path", Refused: log, Use: "remove it"},
 		{Name: "--api-sock", Refused: "whoever can reach the API can read the VM's configuration and the guest", Use: "remove it"},
 		{Name: "--no-api", Refused: "Ampoule hands the VM over by the API", Use: "remove it"},
 		{Name: "--config-file", Refused: "a file could set what keys of the .microvm file set, unseen", Use: "use the keys"},

@@ -173,13 +173,14 @@ func channels(vm *spec.VM, problems *diag.List) []plan.Channel {
 	return []plan.Channel{c}
 }
 
-// command is its command line without the first word. Requests are logged from
-// level Info on, which is the default, and the log goes to standard output, which
-// is the guest's console, if nobody says otherwise.
+// command is its command line without the first word. Its log goes to standard
+// output, which is the guest's console, and has the bodies of requests in it from
+// level Info on, which is the default. What ends it is on standard error all the
+// same.
 func command(vm *spec.VM) []plan.Part {
 	parts := []plan.Part{
 		{Ask: plan.AskControl, Words: []string{"--api-sock", "{path}"}},
-		{Words: []string{"--level", "Error", "--log-path", "/proc/self/fd/2"}},
+		{Words: []string{"--level", "Off"}},
 		{Ask: plan.AskAccelerator, From: vm.Accelerator.From.ID},
 		{Ask: plan.AskChannel, From: vm.CredentialChannel.From.ID},
 	}
@@ -225,7 +226,7 @@ func api(vm *spec.VM, p platform) *plan.API {
 		Alive: plan.Request{Method: "GET", Path: "/"}, Version: "/vmm_version", Oldest: oldest,
 		Start: start,
 		// It has no power management: a guest that powers off halts for ever.
-		Halted: `reboot: (Power down|System halted)`,
+		Halted: `reboot: (Power down|System halted|Power off not available)`,
 	}
 	if p.button {
 		power := action("SendCtrlAltDel")

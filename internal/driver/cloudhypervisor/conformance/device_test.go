@@ -28,10 +28,6 @@ func deviceCases() []scenario {
 		refused("console: socket", boots(`"console":{"mode":"Socket","socket":"c"}`), `"Error creating console devices","No socket option support for console device"`),
 		refused("serial: file in no directory", boots(`"serial":{"mode":"File","file":"nowhere/f"}`), `"Error creating console devices","Error creating console device","No such file or directory \(os error 2\)"`),
 		refused("serial: socket where something is", boots(`"serial":{"mode":"Socket","socket":"text"}`), `"Error creating console devices","Error creating console device","Address already in use \(os error 98\)"`),
-		{name: "a console without what it needs is too much", requests: []request{
-			{"PUT", "vm.create", boots(`"serial":{"mode":"File"}`), 500, `^\["Error from API","API response receive error","receiving on a closed channel"\]$`},
-			get("vmm.ping", 500, `^\["Error from API",`),
-		}, exit: exitByTerm + 1, loose: true},
 	}
 }
 

@@ -66,6 +66,12 @@ type process struct {
 // a pipe for events, and one end of a socket pair as standard input and output.
 func start(t *testing.T, p program, more ...string) *process {
 	t.Helper()
+	return startWith(t, p, nil, more...)
+}
+
+// startWith also hands on descriptors, from 5 on.
+func startWith(t *testing.T, p program, files []*os.File, more ...string) *process {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "ch") // a short path: that of a socket is limited
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +91,7 @@ func start(t *testing.T, p program, more ...string) *process {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "console"), os.NewFile(uintptr(pair[1]), "console")
 	r.command = &exec.Cmd{
 		Path: p.path, Args: append([]string{fake.Name, "--api-socket", "fd=3", "--event-monitor", "fd=4"}, more...),
-		Env: []string{}, Dir: dir, Stdin: theirs, Stdout: theirs, Stderr: stderrIn, ExtraFiles: []*os.File{listening, eventsIn},
+		Env: []string{}, Dir: dir, Stdin: theirs, Stdout: theirs, Stderr: stderrIn, ExtraFiles: append([]*os.File{listening, eventsIn}, files...),
 	}
 	if err := r.command.Start(); err != nil {
 		t.Fatal(err)

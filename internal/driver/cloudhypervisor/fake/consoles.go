@@ -27,8 +27,7 @@ func (v *vmm) openConsoles() *failure {
 		switch one.Mode {
 		case "File":
 			if one.File == nil {
-				v.panicked = true
-				return brokenChannel()
+				return v.panics()
 			}
 			var f *os.File
 			if f, err = os.Create(*one.File); err == nil && i == 0 {
@@ -39,8 +38,7 @@ func (v *vmm) openConsoles() *failure {
 				return fail("Error creating console devices", "No socket option support for console device")
 			}
 			if one.Socket == nil {
-				v.panicked = true
-				return brokenChannel()
+				return v.panics()
 			}
 			c.socket, err = listenConsole(*one.Socket, v.typed)
 			c.serial = c.socket

@@ -139,7 +139,7 @@ func (v *vm) unplayed() []string {
 		names = append(names, "payload.firmware")
 	}
 	for _, c := range []struct{ name, mode string }{{"serial", v.set.Serial.Mode}, {"console", v.set.Console.Mode}} {
-		if c.mode == "Pty" || c.mode == "Socket" && c.name == "serial" {
+		if c.mode == "Pty" {
 			names = append(names, c.name+".mode="+c.mode)
 		}
 	}

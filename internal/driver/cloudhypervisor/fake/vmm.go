@@ -36,9 +36,6 @@ type vmm struct {
 	machine *machine
 	section int // of the guest's script, for the next boot
 	over    bool
-
-	// panicked: the thread of the loop is gone, which the process survives.
-	panicked bool
 	code     int
 	fatal    []string
 }
@@ -72,12 +69,6 @@ func (v *vmm) loop() {
 }
 
 func (v *vmm) hear(s notice) {
-	if v.panicked {
-		if s.kind == exitAsked {
-			v.die(fail("Failed to join on VMM thread: Any { .. }"))
-		}
-		return
-	}
 	if s.kind != exitAsked && s.machine != v.machine {
 		return // a guest that is gone meanwhile
 	}
@@ -118,6 +109,13 @@ func (v *vmm) loseEvents() {
 	}
 }
 
+// panics is what the thread of the loop does where it is not prepared for what it
+// is told. The process goes with it; whether the answer still comes is a race.
+func (v *vmm) panics() *failure {
+	v.die(fail("Failed to join on VMM thread: Any { .. }"))
+	return brokenChannel()
+}
+
 // die lets the process exit with the reason. There is no event for that.
 func (v *vmm) die(f *failure) {
 	v.over, v.code, v.fatal = true, 1, f.chain
@@ -127,24 +125,14 @@ func (v *vmm) die(f *failure) {
 func (v *vmm) call(do func() response) response {
 	out := make(chan response, 1)
 	select {
-	case v.calls <- func() { out <- v.unlessPanicked(do) }:
+	case v.calls <- func() { out <- do() }:
 		return <-out
 	case <-v.done:
 		return v.failed(brokenChannel())
 	}
 }
 
-// unlessPanicked answers for a thread that is gone, from the call on that was too
-// much for it.
-func (v *vmm) unlessPanicked(do func() response) response {
-	if !v.panicked {
-		if out := do(); !v.panicked {
-			return out
-		}
-	}
-	return v.failed(brokenChannel())
-}
-
+// brokenChannel is the answer when the loop is gone.
 func brokenChannel() *failure {
 	return fail("API response receive error", "receiving on a closed channel")
 }
@@ -197,6 +185,9 @@ func (v *vmm) create(body []byte) response {
 	v.section = 0
 	v.faults.add(option(config.set.cmdline(), "fake.vmm"))
 	if f := v.openConsoles(); f != nil {
+		if v.over {
+			return v.failed(f)
+		}
 		return v.failed(f.under("The VM could not be created"))
 	}
 	if config.set.Landlock {

@@ -21,7 +21,7 @@ func (r *process) talk(data string) string {
 	out := []byte{}
 	buf := make([]byte, 4096)
 	for {
-		_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)) // it keeps the connection
+		_ = conn.SetReadDeadline(time.Now().Add(150 * time.Millisecond)) // it keeps the connection
 		n, err := conn.Read(buf)
 		out = append(out, buf[:n]...)
 		if err != nil {

@@ -36,8 +36,8 @@ type vmm struct {
 	machine *machine
 	section int // of the guest's script, for the next boot
 	over    bool
-	code     int
-	fatal    []string
+	code    int
+	fatal   []string
 }
 
 // notice is what the loop hears from elsewhere.

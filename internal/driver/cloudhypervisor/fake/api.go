@@ -104,6 +104,7 @@ func (v *vmm) reply(conn net.Conn, r request) bool {
 	defer v.replies.Done()
 	v.http.Lock()
 	defer v.http.Unlock()
+	defer v.release()
 	name := strings.TrimPrefix(r.path, root)
 	fault := v.faults.find(name)
 	if fault != nil && !fault.before(v, conn) {
@@ -111,6 +112,7 @@ func (v *vmm) reply(conn net.Conn, r request) bool {
 	}
 	out := v.handle(r)
 	if fault != nil {
+		v.release()
 		return fault.after(v, conn, r, out)
 	}
 	_, err := conn.Write(out.bytes())

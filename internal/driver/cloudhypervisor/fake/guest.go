@@ -13,6 +13,7 @@ type guest struct {
 	console *consoles
 	cmdline string
 	section int
+	begin   chan struct{} // closed when it may say its first word
 	ended   chan struct{} // closed by stop
 	over    chan struct{} // closed when nothing is played any more
 	button  chan struct{}
@@ -29,7 +30,7 @@ type guest struct {
 func newGuest(m *machine) *guest {
 	g := &guest{
 		machine: m, console: m.vmm.console, cmdline: m.set.cmdline(), section: m.vmm.section,
-		ended: make(chan struct{}), over: make(chan struct{}), button: make(chan struct{}, 1),
+		begin: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{}), button: make(chan struct{}, 1),
 	}
 	m.vmm.section++
 	g.running = sync.NewCond(&g.mu)
@@ -39,6 +40,11 @@ func newGuest(m *machine) *guest {
 // run is the life of the guest.
 func (g *guest) run() {
 	defer close(g.over)
+	select {
+	case <-g.begin:
+	case <-g.ended:
+		return
+	}
 	g.say("[    0.000000] Linux version 6.1.0 (stand-in)")
 	g.say("[    0.000000] Command line: " + g.cmdline)
 	for _, d := range g.machine.devices {

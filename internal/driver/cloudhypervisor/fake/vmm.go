@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // vmm is the state of the process. All that changes it runs on one goroutine,
@@ -29,6 +30,7 @@ type vmm struct {
 	typed   chan []byte   // for the guest
 
 	readTerminal sync.Once
+	waiting      atomic.Pointer[guest] // for the answer to vm.boot
 
 	// What follows belongs to the loop.
 	config  *vm
@@ -216,7 +218,16 @@ func (v *vmm) boot() *failure {
 		return f
 	}
 	v.events.emit("vm", "booted", nil)
+	v.waiting.Store(v.machine.guest)
 	return nil
+}
+
+// release lets a guest begin. A real one takes longer than the answer to vm.boot,
+// and its first words, or its end, come behind it.
+func (v *vmm) release() {
+	if g := v.waiting.Swap(nil); g != nil {
+		close(g.begin)
+	}
 }
 
 // start builds a machine and boots it. A machine that was built stays where it
@@ -282,6 +293,7 @@ func (v *vmm) reboot() *failure {
 	}
 	v.machine = m
 	v.events.emit("vm", "rebooted", nil)
+	close(m.guest.begin)
 	return nil
 }
 

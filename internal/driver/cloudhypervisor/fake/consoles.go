@@ -30,7 +30,7 @@ func (v *vmm) openConsoles() *failure {
 				return v.panics()
 			}
 			var f *os.File
-			if f, err = os.Create(*one.File); err == nil && i == 0 {
+			if f, err = createFile(*one.File); err == nil && i == 0 {
 				c.serial = f
 			}
 		case "Socket":
@@ -55,6 +55,11 @@ func (v *vmm) openConsoles() *failure {
 	}
 	v.console = c
 	return nil
+}
+
+// createFile empties a file, or makes one: also what is no file but has a path.
+func createFile(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 }
 
 // close removes a socket, as the end of a machine does.

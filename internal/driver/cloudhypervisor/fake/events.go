@@ -2,6 +2,7 @@ package fake
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"sync"
 	"syscall"
@@ -66,7 +67,7 @@ func (m *monitor) lose() {
 func (m *monitor) write(data []byte) error {
 	for len(data) > 0 {
 		n, err := syscall.Write(int(m.file.Fd()), data)
-		if err == syscall.EINTR {
+		if errors.Is(err, syscall.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package fake
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -102,7 +103,7 @@ func loadBzImage(f *os.File, ram uint64) string {
 		return "Kernel Loader: Unable to seek bzImage end"
 	}
 	setup := make([]byte, 0x30) // from 0x1f1 on
-	if _, err := f.ReadAt(setup, 0x1f1); err != nil && err != io.EOF {
+	if _, err := f.ReadAt(setup, 0x1f1); err != nil && !errors.Is(err, io.EOF) {
 		return "Unable to read bzImage header"
 	}
 	at := func(offset int) []byte { return setup[offset-0x1f1:] }

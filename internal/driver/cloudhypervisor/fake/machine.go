@@ -3,6 +3,7 @@ package fake
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -147,7 +148,7 @@ func (d *disk) detect() (string, *failure) {
 	start := make([]byte, 512)
 	if _, err := d.file.ReadAt(start, 0); err != nil {
 		words := "failed to fill whole buffer"
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			words = osError(err)
 		}
 		return "", fail("Cannot open disk path", "I/O error (op=detect_image_type)", words)
@@ -246,7 +247,7 @@ func (m *machine) lock(d *disk) *failure {
 		return nil
 	}
 	words := []string{"The lock state could not be checked or set", osError(err)}
-	if err == unix.EAGAIN || err == unix.EACCES {
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		words = []string{"The file is already locked"}
 		m.vmm.log.error("vmm", "virtio-devices/src/block.rs:760", "Can't get "+name+" lock for "+*d.set.Path+" as there is already a lock")
 	}
@@ -283,7 +284,7 @@ func (m *machine) loadInitramfs() *failure {
 		return fail("Cannot determine initramfs load address", "Failed to compute initramfs address")
 	}
 	m.archive = make([]byte, size)
-	if _, err := m.initramfs.ReadAt(m.archive, 0); err != nil && err != io.EOF {
+	if _, err := m.initramfs.ReadAt(m.archive, 0); err != nil && !errors.Is(err, io.EOF) {
 		return fail("Cannot read initramfs into guest memory", osError(err))
 	}
 	return nil

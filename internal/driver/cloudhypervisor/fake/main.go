@@ -65,7 +65,7 @@ func newVMM(o options, stdin, stdout, stderr *os.File) (*vmm, []string) {
 	now := time.Now()
 	log := &logger{out: stderr, level: o.verbose, start: now}
 	if o.logFile != nil {
-		f, err := os.Create(*o.logFile)
+		f, err := createFile(*o.logFile)
 		if err != nil {
 			return nil, []string{"Error creating log file", osError(err)}
 		}
@@ -126,7 +126,7 @@ func (v *vmm) openMonitor(o options) []string {
 		}
 		v.events.file = os.NewFile(uintptr(n), "event monitor")
 	case given["path"] != "":
-		f, err := os.OpenFile(given["path"], os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+		f, err := createFile(given["path"])
 		if err != nil {
 			return []string{"Error doing event monitor I/O", osError(err)}
 		}

@@ -52,7 +52,7 @@ func guestCases() []scenario {
 
 // guest is a VM whose guest does something, in machine code and in words.
 func guest(what, change string) string {
-	script := map[string]string{"poweroff": "poweroff", "reboot": "reboot", "panic": "panic:oh", "word": "say:OK"}[what]
+	script := map[string]string{"poweroff": "poweroff", "reboot": "reboot", "panic": "panic:oh", "word": "say:OK", "echo": "echo-input"}[what]
 	changes := []string{`"payload":{"kernel":"` + what + `","cmdline":"fake.guest=` + script + `"}`}
 	if change != "" {
 		changes = append(changes, change)

@@ -24,7 +24,7 @@ import (
 // standIn starts the stand-in and boots a VM with a command line.
 func standIn(t *testing.T, o fake.Options, cmdline string, changes ...string) *process {
 	t.Helper()
-	r := start(t, program{"stand-in", fake.InstallWith(t, o), false})
+	r := start(t, program{name: "stand-in", path: fake.InstallWith(t, o)})
 	writeKernel(t, r.dir, codeLoop, true)
 	line := must(json.Marshal(cmdline))(t)
 	changes = append([]string{`"serial":{"mode":"Tty"}`, `"payload":{"kernel":"kernel","cmdline":` + string(line) + `}`}, changes...)
@@ -147,7 +147,7 @@ func TestPause(t *testing.T) {
 // TestNotify: each message has a connection of its own, ends it on its side, and
 // waits for the other side to do so.
 func TestNotify(t *testing.T) {
-	r := start(t, program{"stand-in", fake.Install(t), false})
+	r := start(t, program{name: "stand-in", path: fake.Install(t)})
 	writeKernel(t, r.dir, codeLoop, true)
 	l := must(net.Listen("unix", r.dir+"/v_9999"))(t)
 	defer l.Close()
@@ -210,7 +210,7 @@ func TestNotifyNobody(t *testing.T) {
 // TestDigests: what has arrived is told by its digest, from all three places, and
 // read anew at a reboot.
 func TestDigests(t *testing.T) {
-	r := start(t, program{"stand-in", fake.Install(t), false})
+	r := start(t, program{name: "stand-in", path: fake.Install(t)})
 	writeKernel(t, r.dir, codeLoop, true)
 	entry := func(name, mode, data string) string {
 		head := fmt.Sprintf("070701%08x%s%08x%08x%08x%08x%08x", 1, mode, 0, 0, 1, 0, len(data)) + fmt.Sprintf("%08x%08x%08x%08x%08x%08x", 0, 0, 0, 0, len(name)+1, 0) + name + "\x00"
@@ -288,7 +288,7 @@ func TestFaults(t *testing.T) {
 		},
 	} {
 		t.Run(faults, func(t *testing.T) {
-			r := start(t, program{"stand-in", fake.InstallWith(t, fake.Options{Faults: faults}), false})
+			r := start(t, program{name: "stand-in", path: fake.InstallWith(t, fake.Options{Faults: faults})})
 			check(r)
 		})
 	}
@@ -304,7 +304,7 @@ func (r *process) wantSaid(method, path, prefix string) {
 
 // TestVersion: a program may say that it is another one.
 func TestVersion(t *testing.T) {
-	code, said := runOnce(t, program{"stand-in", fake.InstallWith(t, fake.Options{Version: "v48.0.0"}), false}, "--version")
+	code, said := runOnce(t, program{name: "stand-in", path: fake.InstallWith(t, fake.Options{Version: "v48.0.0"})}, "--version")
 	if code != 0 || !strings.HasPrefix(said, "cloud-hypervisor v48.0.0\n") {
 		t.Errorf("%d %s", code, said)
 	}

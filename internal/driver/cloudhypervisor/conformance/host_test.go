@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -175,6 +176,48 @@ func TestConsoleWithoutPath(t *testing.T) {
 			if code := r.exit(); code != 1 {
 				t.Errorf("%s: exit code %d", p.name, code)
 			}
+		}
+	}
+}
+
+// TestInput: what is typed reaches the guest from a terminal and from a client of
+// the socket, and from nowhere else: a socket pair as standard input is not read.
+func TestInput(t *testing.T) {
+	for _, p := range programs(t) {
+		for _, from := range []string{"pair", "pty", "socket"} {
+			t.Run(p.name+"-"+from, func(t *testing.T) {
+				p.pty = from == "pty"
+				r := start(t, p)
+				rename(t, writeKernel(t, r.dir, codeEcho, true), r.dir+"/echo")
+				serial := `"serial":{"mode":"Tty"}`
+				if from == "socket" {
+					serial = `"serial":{"mode":"Socket","socket":"serial"}`
+				}
+				r.want(r.ask("PUT", "vm.create", []byte(guest("echo", serial))), 204)
+				r.want(r.ask("PUT", "vm.boot", nil), 204)
+				time.Sleep(100 * time.Millisecond) // until the guest reads
+				var in io.Writer = r.input
+				said := r.console
+				if from == "socket" {
+					conn := must(net.Dial("unix", r.dir+"/serial"))(t)
+					f := must(conn.(*net.UnixConn).File())(t)
+					conn.Close()
+					in, said = f, newSink()
+					go said.fill(f)
+				}
+				if _, err := in.Write([]byte("~~~")); err != nil {
+					t.Fatal(err)
+				}
+				if from == "pair" {
+					time.Sleep(100 * time.Millisecond)
+					if strings.Contains(said.String(), "~") {
+						t.Errorf("%s", said)
+					}
+				} else {
+					r.await("the echo", func() bool { return strings.Contains(said.String(), "~~~") })
+				}
+				r.want(r.ask("PUT", "vmm.shutdown", nil), 200)
+			})
 		}
 	}
 }

@@ -81,3 +81,7 @@ func writeFile(t *testing.T, dir, name string, data []byte) string {
 const codePanic = "\xb8\x10\x10\x00\x80" + "\x66\xba\xf8\x0c" + "\xef" + // mov $0x80001010,%eax; mov $0xcf8,%dx; out %eax,(%dx)
 	"\x66\xba\xfc\x0c" + "\xed" + // mov $0xcfc,%dx; in (%dx),%eax
 	"\x83\xe0\xf0" + "\xc6\x00\x01" // and $~0xf,%eax; movb $1,(%eax)
+
+// codeEcho sends back what comes over the serial port.
+const codeEcho = "\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7" + // mov $0x3fd,%dx; in (%dx),%al; test $1,%al; jz
+	"\x66\xba\xf8\x03\xec\xee\xeb\xef" // mov $0x3f8,%dx; in (%dx),%al; out %al,(%dx); jmp

@@ -32,11 +32,27 @@ type program struct {
 	name string
 	path string
 	real bool
+	pty  bool // instead of a socket pair
+}
+
+// terminal makes what becomes standard input and output.
+func (p program) terminal(t *testing.T) (ours, theirs *os.File) {
+	t.Helper()
+	if !p.pty {
+		pair := must(syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0))(t)
+		return os.NewFile(uintptr(pair[0]), "console"), os.NewFile(uintptr(pair[1]), "console")
+	}
+	ours = must(os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0))(t)
+	if err := unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n := must(unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN))(t)
+	return ours, must(os.OpenFile("/dev/pts/"+itoa(n), os.O_RDWR|unix.O_NOCTTY, 0))(t)
 }
 
 func programs(t *testing.T) []program {
 	t.Helper()
-	all := []program{{"stand-in", fake.Install(t), false}}
+	all := []program{{name: "stand-in", path: fake.Install(t)}}
 	path := os.Getenv("AMPOULE_TEST_CLOUD_HYPERVISOR")
 	if path == "" {
 		return all
@@ -47,7 +63,7 @@ func programs(t *testing.T) []program {
 		return all
 	}
 	kvm.Close()
-	return append(all, program{"real", path, true})
+	return append(all, program{name: "real", path: path, real: true})
 }
 
 // process is one that runs.
@@ -56,6 +72,7 @@ type process struct {
 	dir     string
 	socket  string
 	command *exec.Cmd
+	input   *os.File // our end of the standard input and output
 	console *sink
 	events  *sink
 	stderr  *sink
@@ -87,8 +104,8 @@ func startWith(t *testing.T, p program, files []*os.File, more ...string) *proce
 	l.Close()
 	eventsOut, eventsIn := pipe(t)
 	stderrOut, stderrIn := pipe(t)
-	pair := must(syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0))(t)
-	ours, theirs := os.NewFile(uintptr(pair[0]), "console"), os.NewFile(uintptr(pair[1]), "console")
+	ours, theirs := p.terminal(t)
+	r.input = ours
 	r.command = &exec.Cmd{
 		Path: p.path, Args: append([]string{fake.Name, "--api-socket", "fd=3", "--event-monitor", "fd=4"}, more...),
 		Env: []string{}, Dir: dir, Stdin: theirs, Stdout: theirs, Stderr: stderrIn, ExtraFiles: append([]*os.File{listening, eventsIn}, files...),

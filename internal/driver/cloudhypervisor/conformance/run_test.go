@@ -49,7 +49,7 @@ func prepare(t *testing.T, dir string) {
 	t.Helper()
 	writeKernel(t, dir, codeLoop, true)
 	for name, code := range map[string]string{
-		"poweroff": codePowerOff + codeOut + codeLoop, "reboot": codeReset + codeOut + codeLoop, "panic": codePanic + codeLoop, "word": codeWord + codeLoop,
+		"poweroff": codePowerOff + codeOut + codeLoop, "reboot": codeReset + codeOut + codeLoop, "panic": codePanic + codeLoop, "word": codeWord + codeLoop, "echo": codeEcho,
 	} {
 		rename(t, writeKernel(t, dir+"/sub", code, true), dir+"/"+name)
 	}

@@ -26,8 +26,11 @@
 // for those about wrong options.
 //
 // What it does not play, it refuses with words of its own that say so: network
-// devices, virtio-fs, persistent memory, passthrough, hotplug, resizing, snapshots
-// and migration. Seccomp filters and Landlock are accepted and not applied.
+// devices, virtio-fs, persistent memory, passthrough, NUMA, zones of memory, consoles
+// on a pseudo terminal of its own, firmware, hotplug, resizing, snapshots and
+// migration. Seccomp filters are accepted and not applied; of Landlock it plays what
+// is refused at vm.create, and confines nothing. The guest's memory is not reserved:
+// a size that no host has is accepted.
 //
 // # The guest
 //

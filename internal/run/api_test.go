@@ -1,6 +1,8 @@
 package run
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,13 +20,17 @@ type apiCase struct {
 	install func(t testing.TB) string
 	// lines are those that every VM of it needs here.
 	lines []string
+	// reboots: it starts a guest that reboots again by itself. deaf makes the
+	// guest not heed its power button.
+	reboots       bool
+	deaf, channel string
 }
 
 func apiCases(t testing.TB) []apiCase {
 	t.Helper()
 	cases := []apiCase{
-		{name: "cloud-hypervisor", install: chfake.Install},
-		{name: "firecracker", install: func(t testing.TB) string { return fcfake.Install(t) }, lines: []string{"KernelCommandLine=root=/dev/vda"}},
+		{name: "cloud-hypervisor", install: chfake.Install, reboots: true, deaf: "ignore-power", channel: "smbios"},
+		{name: "firecracker", install: func(t testing.TB) string { return fcfake.Install(t) }, lines: []string{"KernelCommandLine=root=/dev/vda"}, deaf: "ignore-cad", channel: "initrd"},
 	}
 	if len(cases) != len(all.Drivers())-1 {
 		t.Error("a driver is missing here")
@@ -41,7 +47,7 @@ func (c apiCase) trial(t testing.TB, script string, lines ...string) *trial {
 func (c apiCase) trialOf(t testing.TB, program, script string, lines ...string) *trial {
 	t.Helper()
 	if script != "" {
-		lines = append(lines, `KernelCommandLine="fake.guest=`+strings.ReplaceAll(script, "%", "%%")+`"`)
+		lines = append([]string{`KernelCommandLine="fake.guest=` + strings.ReplaceAll(script, "%", "%%") + `"`}, lines...)
 	}
 	lines = append(append([]string{"Hypervisor=" + c.name, "HypervisorPath=" + program, "Kernel=" + fcfake.Kernel(t), "Memory=64M"}, c.lines...), lines...)
 	if c.name == "cloud-hypervisor" {
@@ -60,6 +66,7 @@ func (tr *trial) withKVM() {
 			tr.t.Fatal(err)
 		}
 	}
+	tr.options.Host.Programs = shimHost(tr.t).Programs
 	tr.options.Host.CPUInfo, tr.options.Host.KVM = filepath.Join(tr.dir, "cpuinfo"), filepath.Join(tr.dir, "kvm")
 }
 
@@ -71,8 +78,8 @@ func forEachAPI(t *testing.T, f func(t *testing.T, c apiCase)) {
 
 func TestAPIPowerButton(t *testing.T) {
 	forEachAPI(t, func(t *testing.T, c apiCase) {
-		tr := c.trial(t, "say:hello%20there").start()
-		tr.await("hello there\n")
+		tr := c.trial(t, "say:hello").start()
+		tr.await("\nhello\n")
 		tr.stderr.await(t, "started, guest not observed")
 		tr.cancel()
 		tr.want(ExitPoweredOff, "the guest powered off")
@@ -80,24 +87,166 @@ func TestAPIPowerButton(t *testing.T) {
 	})
 }
 
-// The values arrive, whatever way they take, and stand in no argument.
+// The values arrive, whatever way they take, and again after a reboot.
 func TestAPICredentials(t *testing.T) {
 	forEachAPI(t, func(t *testing.T, c apiCase) {
 		file := filepath.Join(t.TempDir(), "key")
 		if err := os.WriteFile(file, []byte("s3cr3t\x00value"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tr := c.trial(t, "echo-secret-digest,say:done", "LoadCredential=KEY:"+file, "SetCredential=PLAIN:words").start()
-		tr.await("done\n")
-		for _, want := range []string{fcfake.Digest("KEY", []byte("s3cr3t\x00value")), fcfake.Digest("PLAIN", []byte("words"))} {
-			if !strings.Contains(tr.stdout.String(), want) {
-				t.Errorf("no %q in\n%s", want, tr.stdout)
+		script, boots := "echo-secret-digest,say:done", 1
+		if c.reboots {
+			script, boots = "echo-secret-digest,reboot;"+script, 2
+		}
+		tr := c.trial(t, script, "LoadCredential=KEY:"+file, "SetCredential=PLAIN:words").start()
+		tr.await("\ndone\n")
+		for _, value := range []string{"s3cr3t\x00value", "words"} {
+			if want := fmt.Sprintf("%x", sha256.Sum256([]byte(value))); strings.Count(tr.stdout.String(), want) != boots {
+				t.Errorf("%q did not arrive %d times:\n%s", want, boots, tr.stdout)
 			}
 		}
 		tr.cancel()
 		tr.want(ExitPoweredOff, "")
 		tr.wantNothingLeft()
 	})
+}
+
+// What a guest can do, and what becomes of it.
+func TestAPIEnds(t *testing.T) {
+	forEachAPI(t, func(t *testing.T, c apiCase) {
+		reboot := "the guest rebooted, which ends firecracker"
+		if c.reboots {
+			reboot = "the guest powered off"
+		}
+		for script, want := range map[string]struct {
+			code  int
+			words string
+		}{
+			"poweroff":                        {ExitPoweredOff, "the guest powered off"},
+			"reboot;poweroff":                 {ExitPoweredOff, reboot},
+			"panic:why":                       {ExitPanic, "the guest's kernel panicked: why"},
+			"crash:1":                         {ExitHypervisor, "the hypervisor died (exit code 1"},
+			"notify:EXIT_STATUS=7,poweroff":   {7, "the guest powered off with exit status 7"},
+			"notify:EXIT_STATUS=121,poweroff": {ExitCollision, "exit status 121"},
+		} {
+			tr := c.trial(t, script, "VSockCID=auto").start()
+			tr.want(want.code, want.words)
+			tr.wantNothingLeft()
+		}
+	})
+}
+
+// The guest's own word is readiness, and nothing else is.
+func TestAPIReadiness(t *testing.T) {
+	forEachAPI(t, func(t *testing.T, c apiCase) {
+		for _, credentials := range []string{"SetCredential=a:b", ""} {
+			tr := c.trial(t, "notify:STATUS=Starting...,say:soon,wait:200ms,notify:READY=1,say:now", "VSockCID=auto", "GuestSystemd=257", credentials).start()
+			tr.await("\nsoon\n")
+			if strings.Contains(tr.stderr.String(), "test: ready") {
+				t.Error("it is ready before the guest says so")
+			}
+			tr.await("\nnow\n")
+			tr.stderr.await(t, "test: ready\n")
+			tr.cancel()
+			tr.want(ExitPoweredOff, "")
+			tr.wantNothingLeft()
+		}
+	})
+}
+
+func TestAPIIgnoresPowerButton(t *testing.T) {
+	forEachAPI(t, func(t *testing.T, c apiCase) {
+		tr := c.trial(t, c.deaf+",say:deaf", "[Service]", "TimeoutStopSec=300ms").start()
+		tr.await("\ndeaf\n")
+		tr.cancel()
+		tr.want(ExitKilled, "the guest did not power off within 300ms and was killed")
+		tr.wantNothingLeft()
+	})
+}
+
+// The hypervisor misbehaves: each time there is a reason, and nothing is left.
+func TestAPITroubles(t *testing.T) {
+	ch := func(faults string) func(testing.TB) string {
+		return func(t testing.TB) string { return chfake.InstallWith(t, chfake.Options{Faults: faults}) }
+	}
+	fc := func(options ...fcfake.Option) func(testing.TB) string {
+		return func(t testing.TB) string { return fcfake.Install(t, options...) }
+	}
+	const late, gone, garbage, quote = "powered off", "closed the connection", "malformed reply", "not shown, since they repeat a credential"
+	for name, tt := range map[string]struct {
+		install func(testing.TB) string
+		code    int
+		want    string
+	}{
+		"cloud-hypervisor late":          {ch("vmm.ping:late:300ms+vm.boot:late:200ms"), ExitPoweredOff, late},
+		"cloud-hypervisor garbage":       {ch("vmm.ping:garbage"), ExitHypervisor, garbage},
+		"cloud-hypervisor later garbage": {ch("vm.boot:garbage"), ExitHypervisor, garbage},
+		"cloud-hypervisor cut":           {ch("vm.create:cut"), ExitHypervisor, gone},
+		"cloud-hypervisor close":         {ch("vm.create:close"), ExitHypervisor, gone},
+		"cloud-hypervisor dies":          {ch("vm.boot:die:1"), ExitHypervisor, "did not start (exit code 1)"},
+		"cloud-hypervisor quotes":        {ch("vm.create:quote"), ExitHypervisor, quote},
+		"cloud-hypervisor old": {func(t testing.TB) string { return chfake.InstallWith(t, chfake.Options{Version: "v48.0.0"}) }, ExitHypervisor,
+			"has version 48.0.0, which is older than the oldest that Ampoule can use, 51.0"},
+		"firecracker late":        {fc(fcfake.LateSocket(300*time.Millisecond), fcfake.Late("PUT /actions", 200*time.Millisecond)), ExitPoweredOff, "which ends firecracker"},
+		"firecracker no socket":   {fc(fcfake.NoSocket(1)), ExitHypervisor, "did not start (exit code 1"},
+		"firecracker garbage":     {fc(fcfake.Garbage("GET /")), ExitHypervisor, garbage},
+		"firecracker close":       {fc(fcfake.Close("PUT /boot-source")), ExitHypervisor, gone},
+		"firecracker dies":        {fc(fcfake.Die("PUT /actions", 148)), ExitHypervisor, "it made a system call that its own filter forbids"},
+		"firecracker without KVM": {fc(fcfake.NoKVM()), ExitHypervisor, "the hypervisor refuses the request /actions"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hypervisor, _, _ := strings.Cut(name, " ")
+			for _, c := range apiCases(t) {
+				if c.name != hypervisor {
+					continue
+				}
+				script := "poweroff"
+				if !c.reboots {
+					script = "reboot"
+				}
+				tr := c.trialOf(t, tt.install(t), script, "SetCredential=a:hush-hush-hush").start()
+				out := tr.want(tt.code, tt.want)
+				if strings.Contains(out.Text+tr.stderr.String(), "hush") || strings.Contains(out.Text+tr.stderr.String(), "aHVzaC1odXNoLWh1c2") {
+					t.Errorf("the message repeats the credential: %s", out.Text)
+				}
+				tr.wantNothingLeft()
+			}
+		})
+	}
+}
+
+// What is in the way of a start is named, and at its line where there is one.
+func TestAPIBadInput(t *testing.T) {
+	forEachAPI(t, func(t *testing.T, c apiCase) {
+		tr := c.trial(t, "", "LoadCredential=big:"+bigFile(t, 60<<10), "CredentialChannel="+c.channel)
+		if c.name == "cloud-hypervisor" {
+			tr.start().want(ExitBadInput, "at most 4096 are possible")
+		}
+		tr = c.trial(t, "", "Disk=/nonexistent/disk")
+		tr.start().want(ExitBadInput, "no such file")
+		tr = c.trial(t, "")
+		tr.env["RUNTIME_DIRECTORY"] = filepath.Join(tr.dir, strings.Repeat("x", 120))
+		tr.options.Plan.VM.VSock = nil
+		if c.name == "firecracker" { // the other inherits its socket
+			tr.start().want(ExitHypervisor, "the kernel takes at most 107")
+		}
+		link := filepath.Join(t.TempDir(), "vmm")
+		if err := os.WriteFile(link, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.trialOf(t, link, "").start().want(ExitBadInput, "not executable")
+		c.trialOf(t, "/nonexistent/vmm", "").start().want(ExitBadInput, "no such file")
+		c.trialOf(t, "/bin/true", "").start().want(ExitHypervisor, "did not start (exit code 0")
+	})
+}
+
+func bigFile(t testing.TB, size int) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // await waits for a line on the guest's console, or for an end that comes instead.

@@ -21,6 +21,7 @@ func writeKernel(t testing.TB, code []byte) string {
 	copy(image[0x202:], "HdrS")
 	binary.LittleEndian.PutUint16(image[0x206:], 0x0204)
 	image[0x211] = 1                                         // the rest is loaded at 1 MiB
+	binary.LittleEndian.PutUint32(image[0x214:], 0x100000)   // and entered there, without the setup code
 	binary.LittleEndian.PutUint32(image[0x22c:], 0x37ffffff) // an initrd may lie below
 	n := copy(image[body:], code)
 	n += copy(image[body+n:], []byte{0xfb, 0xf4, 0xeb, 0xfc}) // sti; hlt; jmp to sti

@@ -15,7 +15,7 @@ import (
 
 // shimHost is a host that has this test's own program for ampoule-init: it is
 // for the right processor and has its mark in it.
-func shimHost(t *testing.T) host.Host {
+func shimHost(t testing.TB) host.Host {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {

@@ -48,15 +48,11 @@ type links struct {
 
 // open makes everything that is between us and a hypervisor. On error nothing is
 // left.
-func (g *guest) open() (e *links, err error) {
-	e = &links{}
-	defer func() {
-		if err != nil {
-			e.close()
-		}
-	}()
+func (g *guest) open() (*links, error) {
+	e := &links{}
 	for _, f := range []func(*links) error{g.openVSock, g.openConsole, g.openControl} {
 		if err := f(e); err != nil {
+			e.close()
 			return nil, err
 		}
 	}

@@ -16,7 +16,7 @@ const Name = "cloud-hypervisor"
 type Options struct {
 	// Faults are how the hypervisor misbehaves; see the package's comment.
 	Faults string
-	// Version is what --version says, such as "v48.0.0".
+	// Version is what --version and the API say, such as "v48.0.0".
 	Version string
 }
 

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -41,15 +42,12 @@ func run(args []string, stdin *os.File, stdout, stderr *os.File, test Options) i
 		return 1
 	}
 	v.faults.add(test.Faults)
+	v.version = cmp.Or(test.Version, buildVersion)
 	return v.live()
 }
 
 func printVersion(stdout io.Writer, o options, test Options) {
-	said := buildVersion
-	if test.Version != "" {
-		said = test.Version
-	}
-	fmt.Fprintf(stdout, "cloud-hypervisor %s\nMigration Protocol Versions: 0\n", said)
+	fmt.Fprintf(stdout, "cloud-hypervisor %s\nMigration Protocol Versions: 0\n", cmp.Or(test.Version, buildVersion))
 	if o.verbose > 0 {
 		fmt.Fprintf(stdout, "Enabled features: %s\n", debug([]any{features()[0], features()[1]}))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -21,6 +22,7 @@ type vmm struct {
 	actions    map[string]action
 	faults     *faults
 	noShutdown bool
+	version    string
 
 	http    sync.Mutex     // requests are answered one by one
 	replies sync.WaitGroup // that are being written
@@ -146,7 +148,7 @@ func (v *vmm) ping([]byte) response {
 		Version  string   `json:"version"`
 		PID      int      `json:"pid"`
 		Features []string `json:"features"`
-	}{buildVersion, version, os.Getpid(), features()})
+	}{v.version, strings.TrimPrefix(v.version, "v"), os.Getpid(), features()})
 	if err != nil {
 		return v.failed(fail(err.Error()))
 	}

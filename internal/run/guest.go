@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -283,14 +284,16 @@ const escaped = "Ctrl-] three times"
 // of it that name an argument become an error at the line behind that argument.
 func (g *guest) died(cause error) Outcome {
 	var refused *refusedError
+	if errors.As(cause, &refused) {
+		_ = g.proc.Kill() // it waits for another request
+		<-g.proc.Done()
+		return g.refused(refused)
+	}
 	select {
 	case <-g.proc.Done():
 	case <-time.After(time.Second):
 		_ = g.proc.Kill()
 		<-g.proc.Done()
-		if errors.As(cause, &refused) {
-			return g.refused(refused)
-		}
 		return failed("the hypervisor did not start: %v%s", cause, g.words())
 	}
 	exit, _ := g.proc.Wait()
@@ -300,9 +303,6 @@ func (g *guest) died(cause error) Outcome {
 		var problems diag.List
 		problems.Errorf(g.Plan.Origin(from), plan.KeyOf(from), diag.Elided, "", "the hypervisor refuses it: %s", oneLine(words))
 		return badInput(problems)
-	}
-	if errors.As(cause, &refused) {
-		return g.refused(refused)
 	}
 	return failed("the hypervisor did not start (%s)%s", explained(exit, ending), g.words())
 }
@@ -394,7 +394,7 @@ func (g *guest) watch(ctx context.Context) Outcome {
 		case <-g.hears():
 			g.listen()
 		case <-g.haltc:
-			return g.poweredOff("")
+			return g.poweredOff("the guest powered off")
 		case err := <-g.trouble:
 			return g.stuck(err)
 		case e, ok := <-g.control().events():
@@ -493,7 +493,7 @@ func (g *guest) handle(e event) (out Outcome, over bool) {
 	case panicked:
 		return g.panicked()
 	case poweredOff:
-		return g.poweredOff(""), true
+		return g.poweredOff("the guest powered off"), true
 	case ended:
 		return g.quit(failed("the hypervisor was ended from outside (%s)", e.reason))
 	}
@@ -532,22 +532,23 @@ func (g *guest) reboot(waits bool) (Outcome, bool) {
 	return Outcome{}, false
 }
 
-// poweredOff ends a guest that is at its end. why is what there is to say of it
-// beyond that; a kernel that panicked may have got there too.
-func (g *guest) poweredOff(why string) Outcome {
-	text := "the guest powered off"
-	if why != "" && !g.stopped {
-		text = why
+// poweredOff ends a guest that is at its end, in the words of whoever noticed.
+func (g *guest) poweredOff(how string) Outcome {
+	if g.stopped {
+		how = "the guest powered off"
 	}
-	if why != "" {
-		time.Sleep(settleTime)
-		if reason, last := g.screen.LastPanic(); last {
-			out, _ := g.quit(Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason + g.troubles.text()})
-			return out
-		}
-	}
-	out, _ := g.quit(g.ended(text))
+	out, _ := g.quit(g.ended(how))
 	return out
+}
+
+// gone is for a hypervisor that has ended as it does after its guest. A kernel that
+// panicked may have brought that about.
+func (g *guest) gone(ending driver.Ending) Outcome {
+	time.Sleep(settleTime)
+	if reason, last := g.screen.LastPanic(); last {
+		return Outcome{Code: ExitPanic, Text: "the guest's kernel panicked: " + reason + g.troubles.text()}
+	}
+	return g.poweredOff(cmp.Or(ending.What, "the guest powered off"))
 }
 
 // panicked is for a panic that a device in the guest reported.
@@ -587,7 +588,7 @@ func (g *guest) vanished() Outcome {
 	exit, _ := g.proc.Wait()
 	ending := g.Driver.Ended(exit.Code, strings.TrimSpace(g.proc.StderrTail()))
 	if ending.PoweredOff {
-		return g.poweredOff(ending.What)
+		return g.gone(ending)
 	}
 	return failed("the hypervisor died (%s)%s", explained(exit, ending), g.words())
 }

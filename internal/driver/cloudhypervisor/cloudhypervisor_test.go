@@ -82,4 +82,7 @@ func TestEnded(t *testing.T) {
 	if !(Driver{}).Ended(0, "").PoweredOff || (Driver{}).Ended(1, "Error booting VM").PoweredOff || (Driver{}).Ended(-1, "").PoweredOff {
 		t.Error("0 alone is a power-off")
 	}
+	if e := (Driver{}).Ended(0, "… ERROR:vmm/src/cpu.rs:1460 -- VCPU generated error: VcpuRun(…)"); e.PoweredOff || e.What == "" {
+		t.Errorf("%+v", e)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/driver"
 )
@@ -39,8 +40,12 @@ func readVersion(output string) (version, warning string, err error) {
 	return m[1], warning, nil
 }
 
-// Ended explains an exit code: 0 follows the guest's power-off, 1 an error that
-// it has printed.
-func (Driver) Ended(code int, _ string) driver.Ending {
+// Ended explains an exit code: 0 follows the guest's power-off, 1 an error that it
+// has printed. A processor on which KVM gives up ends it by 0 too, with a word on
+// standard error.
+func (Driver) Ended(code int, words string) driver.Ending {
+	if code == 0 && strings.Contains(words, "VCPU generated error") {
+		return driver.Ending{What: "a virtual processor of the guest failed"}
+	}
 	return driver.Ending{PoweredOff: code == 0}
 }

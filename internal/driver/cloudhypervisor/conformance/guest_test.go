@@ -125,9 +125,9 @@ func TestPowerButton(t *testing.T) {
 func TestPanicStays(t *testing.T) {
 	r := standIn(t, fake.Options{}, "fake.guest=panic:oh", `"pvpanic":true`)
 	r.await("the end", func() bool { return strings.Contains(r.spoken(), "---[ end Kernel panic - not syncing: oh ]---") })
-	if !strings.Contains(r.events.String(), "\"source\": \"guest\",\n  \"event\": \"panic\",\n  \"properties\": {\n    \"event\": \"panic\"\n  }\n}\n\n") {
-		t.Errorf("%s", r.events)
-	}
+	r.await("the event", func() bool {
+		return strings.Contains(r.events.String(), "\"source\": \"guest\",\n  \"event\": \"panic\",\n  \"properties\": {\n    \"event\": \"panic\"\n  }\n}\n\n")
+	})
 	r.want(r.ask("PUT", "vmm.shutdown", nil), 200)
 }
 

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,10 +117,26 @@ func parseFile(p, rel string) (file, error) {
 }
 
 // matches reports whether a package is the one that a table names, or below it
-// where the table says so with /*.
+// where the table says so with /*. A * in the middle is one name, whichever.
 func matches(pattern, dir string) bool {
-	below, ok := strings.CutSuffix(pattern, "/*")
-	return !ok && pattern == dir || ok && strings.HasPrefix(dir, below+"/")
+	prefix, below := strings.CutSuffix(pattern, "/*")
+	want, has := strings.Split(prefix, "/"), strings.Split(dir, "/")
+	if below && len(has) <= len(want) || !below && len(has) != len(want) {
+		return false
+	}
+	for i, name := range want {
+		if name != "*" && name != has[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// forTests reports whether a package is for tests alone, though its files are not
+// called so: it may do anything, and no program is linked with it.
+func forTests(dir string) bool {
+	return slices.ContainsFunc([]string{"internal/testkit/*", "internal/driver/*/fake", "internal/driver/*/conformance", "test/*"},
+		func(pattern string) bool { return matches(pattern, dir) })
 }
 
 // exceptions are allowed deviations with their reasons.
@@ -143,5 +160,36 @@ func (e exceptions) stale(t *testing.T, used map[string]bool) {
 		if reason == "" {
 			t.Errorf("the exception for %s has no reason", name)
 		}
+	}
+}
+
+// TestMatches: the tables mean what their readers take them to mean.
+func TestMatches(t *testing.T) {
+	for _, c := range []struct {
+		pattern, dir string
+		want         bool
+	}{
+		{"internal/plan", "internal/plan", true}, {"internal/plan", "internal/plan/x", false},
+		{"test/*", "test/law", true}, {"test/*", "test/shim/probe", true}, {"test/*", "test", false}, {"test/*", "tests/x", false},
+		{"internal/driver/*/fake", "internal/driver/one/fake", true}, {"internal/driver/*/fake", "internal/driver/fake", false},
+		{"internal/driver/*/fake", "internal/driver/one/fake/more", false}, {"internal/driver/*/fake", "internal/driver/one", false},
+	} {
+		if got := matches(c.pattern, c.dir); got != c.want {
+			t.Errorf("%s matches %s: %v", c.pattern, c.dir, got)
+		}
+	}
+	below := func(dir, other string) {
+		a, ok := rank(dir)
+		b, okToo := rank(other)
+		if !ok || !okToo || a >= b {
+			t.Errorf("%s stands on line %d and %s on line %d", dir, a, other, b)
+		}
+	}
+	below("internal/driver", "internal/driver/one")
+	below("internal/driver/one", "internal/driver/all")
+	below("internal/cli", "internal/driver/one/fake") // no program may have it
+	below("internal/cli", "internal/driver/one/conformance")
+	if _, ok := rank("internal/nowhere"); ok {
+		t.Error("a package that is in no table has a place")
 	}
 }

@@ -205,11 +205,12 @@ func rule(merge layer.Merge, e layer.Entry) string {
 
 // Find returns the pieces of plan and unit that a query means: the path of a
 // field, with or without "vm." before it and "[…]" behind it, a word of the
-// hypervisor's command line, or KEY or KEY=VALUE of the unit.
+// hypervisor's command line, a request or a field of one by its name, or KEY or
+// KEY=VALUE of the unit.
 func (x *Explainer) Find(query string) []Field {
 	var out []Field
 	for _, f := range x.fields {
-		if matchesPath(f.Where, query) || isWords(f.Where) && hasWord(f.Value, query) {
+		if matchesPath(f.Where, query) || isWords(f.Where) && hasWord(f.Value, query) || x.names(f.Where, query) {
 			out = append(out, f)
 		}
 	}

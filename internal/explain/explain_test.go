@@ -4,15 +4,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/emit"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/testkit/microvm"
 )
 
 // bare is the least that a VM has.
@@ -59,6 +62,19 @@ RestartIfChanged=no
 // explainer explains a VM of these files below /etc/ampoule.
 func explainer(t *testing.T, files map[string]string) *Explainer {
 	t.Helper()
+	res := loaded(t, files)
+	if res.Plan == nil {
+		t.Fatalf("%v", res.Problems)
+	}
+	unit, err := emit.Unit(emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Main, Program: "/usr/bin/ampoule", KVMGroup: "kvm"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(res, unit)
+}
+
+func loaded(t *testing.T, files map[string]string) pipeline.Result {
+	t.Helper()
 	root := t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(root, "etc/ampoule", name)
@@ -69,15 +85,7 @@ func explainer(t *testing.T, files map[string]string) *Explainer {
 			t.Fatal(err)
 		}
 	}
-	res := pipeline.Load(pipeline.Input{Argument: "vm", Root: root, Dirs: source.SearchPath(), Drivers: all.Drivers(), Architecture: "x86-64"})
-	if res.Plan == nil {
-		t.Fatalf("%v", res.Problems)
-	}
-	unit, err := emit.Unit(emit.UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: res.Source.Main, Program: "/usr/bin/ampoule", KVMGroup: "kvm"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return New(res, unit)
+	return pipeline.Load(pipeline.Input{Argument: "vm", Root: root, Dirs: source.SearchPath(), Drivers: all.Drivers(), Architecture: "x86-64"})
 }
 
 func alone(t *testing.T, text string) *Explainer {
@@ -103,6 +111,15 @@ func TestEveryField(t *testing.T) {
 			texts["without "+key] = without(full, key)
 		}
 	}
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		whole := microvm.Everything(t, hypervisor)
+		texts[hypervisor], texts[hypervisor+", bare"] = whole, microvm.For(microvm.Bare, hypervisor)
+		for _, key := range spec.Names() {
+			if less := without(whole, key); key != "Kernel" && key != "Hypervisor" && less != whole {
+				texts[hypervisor+" without "+key] = microvm.Accepted(t, less)
+			}
+		}
+	}
 	for name, text := range texts {
 		x := alone(t, text)
 		for _, f := range slices.Concat(x.fields, x.unit) {
@@ -124,56 +141,91 @@ func TestEveryField(t *testing.T) {
 	}
 }
 
-// others are values that differ from those of full, and from the defaults.
-func others() map[string]string {
-	return map[string]string{
-		"Image": "/nowhere/image", "Hypervisor": "", "HypervisorPath": "/opt/other", "HypervisorArgs": "-device nec-usb-xhci", "Accelerator": "kvm", "Machine": "microvm",
-		"VCPU": "3", "Memory": "2G", "Kernel": "/boot/other", "Initrd": "/boot/other.img", "KernelCommandLine": "debug",
-		"MachineID": "11111111111111111111111111111111", "GuestSystemd": "257", "Disk": "other.raw:size=1M", "Console": "none", "Readiness": "console:^other",
-		"CredentialChannel": "fw_cfg", "RestartIfChanged": "off", "Runner": "/opt/other-runner", "LoadCredential": "KEY:/run/secrets/other",
-		"LoadCredentialEncrypted": "SEALED:/run/secrets/other", "SetCredential": "KEY:other", "SetCredentialEncrypted": "SEALED:BBBB",
-		"ImportCredential": "other.*", "Credential": "inner:another",
+// others are values that differ from those of full, and from the defaults: of
+// those of a key the first that a VM can have, and that makes a difference there.
+func others() map[string][]string {
+	return map[string][]string{
+		"Image": {"/nowhere/image"}, "Hypervisor": driver.Names(all.Drivers()), "HypervisorPath": {"/opt/other"},
+		"HypervisorArgs": {"-device nec-usb-xhci", "--log-file /run/log", "--id other"}, "Accelerator": {"kvm", "tcg"}, "Machine": {"microvm"},
+		"VCPU": {"3"}, "Memory": {"2G"}, "Kernel": {"/boot/other"}, "Initrd": {"/boot/other.img"}, "KernelCommandLine": {"debug"},
+		"MachineID": {"11111111111111111111111111111111"}, "GuestSystemd": {"257"}, "Disk": {"other.raw:size=1M"}, "Console": {"none"}, "Readiness": {"console:^other"},
+		"VSockCID": {"77", "auto"}, "CredentialChannel": {"fw_cfg", "initrd"}, "RestartIfChanged": {"off"}, "Runner": {"/opt/other-runner"}, "LoadCredential": {"KEY:/run/secrets/other"},
+		"LoadCredentialEncrypted": {"SEALED:/run/secrets/other"}, "SetCredential": {"KEY:other"}, "SetCredentialEncrypted": {"SEALED:BBBB"},
+		"ImportCredential": {"other.*"}, "Credential": {"inner:another"},
 	}
 }
 
 // TestChanges: what changes in the plan when a line is added is what explain
-// says the key became, for every key. Nothing else tells that the table of
-// fields is true.
+// says the key became, for every key and hypervisor. Nothing else tells that the
+// table of fields is true.
 func TestChanges(t *testing.T) {
 	values := others()
-	for _, row := range spec.Table() {
-		value, known := values[row.Name]
-		if !known {
-			t.Errorf("%s: this test knows no value of it", row.Name)
-			continue
+	unread := func(text string) string {
+		return regexp.MustCompile("(?m)^(Readiness|Machine|Accelerator|HypervisorArgs)=.*\n").ReplaceAllString(text, "")
+	}
+	bases := map[string]string{"bare": bare, "full": strings.Replace(full, "Readiness=console:^login\n", "", 1)}
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		bases[hypervisor] = unread(microvm.Everything(t, hypervisor))
+		bases[hypervisor+", bare"] = microvm.For(microvm.Bare, hypervisor)
+	}
+	for name, base := range bases {
+		before, tried := alone(t, base), 0
+		for _, row := range spec.Table() {
+			if len(values[row.Name]) == 0 {
+				t.Errorf("%s: this test knows no value of it", row.Name)
+			}
+			if after := changed(t, base, before, row.Name, values[row.Name]); after != nil {
+				tried++
+				checkChange(t, row.Name+" over "+name, row.Name, before, after)
+			}
 		}
-		if value == "" {
-			continue // there is only one
+		if none := len(spec.Table()) - tried; none > 3 {
+			t.Errorf("%s: %d keys make no difference", name, none)
 		}
-		line := "[MicroVM]\n" + row.Name + "=" + value + "\n"
-		if row.Name == "Credential" {
+	}
+}
+
+// changed adds a line to a VM: of the values the first that is accepted and makes a
+// difference.
+func changed(t *testing.T, base string, before *Explainer, key string, values []string) *Explainer {
+	t.Helper()
+	for _, value := range values {
+		line := "[MicroVM]\n" + key + "=" + value + "\n"
+		if key == "Credential" {
 			line += "[Service]\nLoadCredential=another:/run/x\n"
 		}
-		for name, base := range map[string]string{"bare": bare, "full": strings.Replace(full, "Readiness=console:^login\n", "", 1)} {
-			before := alone(t, base)
-			after := explainer(t, map[string]string{"vm.microvm": base, "vm.microvm.d/50.conf": line})
-			if row.Name == "RestartIfChanged" {
-				// It reaches neither hypervisor nor guest.
-				if after.res.Plan.Digest != before.res.Plan.Digest || !after.res.Plan.Unit.KeepRunning {
-					t.Errorf("%s over %s: %+v", row.Name, name, after.res.Plan.Unit)
-				}
-			} else if after.res.Plan.Digest.VM == before.res.Plan.Digest.VM {
-				t.Errorf("%s over %s changes nothing", row.Name, name)
-			}
-			for _, f := range after.fields {
-				if isWithin(f.Where, "digest") || strings.HasPrefix(f.Where, "unit.") || has(before.fields, f) {
-					continue
-				}
-				because := func(c Cause) bool { return c.Key == row.Name }
-				if !slices.ContainsFunc(f.Causes, because) && !moved(before, f) {
-					t.Errorf("%s over %s changes %s to %q, and explain says %+v", row.Name, name, f.Where, f.Value, f.Causes)
-				}
-			}
+		files := map[string]string{"vm.microvm": base, "vm.microvm.d/50.conf": line}
+		if loaded(t, files).Plan == nil {
+			continue
+		}
+		after := explainer(t, files)
+		if after.res.Plan.Digest.VM != before.res.Plan.Digest.VM || key == "RestartIfChanged" {
+			return after
+		}
+	}
+	return nil
+}
+
+// checkChange finds what has changed in a plan and is not said to be because of a
+// key.
+func checkChange(t *testing.T, what, key string, before, after *Explainer) {
+	t.Helper()
+	if key == "RestartIfChanged" {
+		// It reaches neither hypervisor nor guest.
+		if after.res.Plan.Digest != before.res.Plan.Digest || !after.res.Plan.Unit.KeepRunning {
+			t.Errorf("%s: %+v", what, after.res.Plan.Unit)
+		}
+	}
+	for _, f := range after.fields {
+		if isWithin(f.Where, "digest") || strings.HasPrefix(f.Where, "unit.") || has(before.fields, f) {
+			continue
+		}
+		if key == "Hypervisor" && (isWithin(f.Where, "vm.command") || isWithin(f.Where, "vm.api")) {
+			continue // each has its own; what is in them has come from other lines
+		}
+		because := func(c Cause) bool { return c.Key == key }
+		if !slices.ContainsFunc(f.Causes, because) && !moved(before, f) {
+			t.Errorf("%s changes %s to %q, and explain says %+v", what, f.Where, f.Value, f.Causes)
 		}
 	}
 }
@@ -185,11 +237,9 @@ func has(fields []Field, f Field) bool {
 
 // moved reports whether a field was there before, at another place of its list.
 func moved(before *Explainer, f Field) bool {
-	list, _ := element(f.Where)
-	return list != "" && slices.ContainsFunc(before.fields, func(g Field) bool {
-		other, _ := element(g.Where)
-		return other == list && lastOf(g.Where) == lastOf(f.Where) && g.Value == f.Value
-	})
+	number := regexp.MustCompile(`\[[0-9]+\]`)
+	place := func(f Field) string { return number.ReplaceAllString(f.Where, "[]") }
+	return place(f) != f.Where && slices.ContainsFunc(before.fields, func(g Field) bool { return place(g) == place(f) && g.Value == f.Value })
 }
 
 // TestKey: all lines of a key, each with its fate, and who took its place.
@@ -257,7 +307,7 @@ func TestFind(t *testing.T) {
 		"vm.machine_id":        "vm.machine_id MachineID:16",
 		"usb-ehci":             "vm.command[18].words HypervisorArgs:6",
 		"unit.credentials[0]":  passed,
-		"channels[0].encoding": "vm.channels[0].encoding CredentialChannel:20 Machine:8",
+		"channels[0].encoding": "vm.channels[0].encoding CredentialChannel:20 Machine:8 Hypervisor:4",
 	} {
 		var got []string
 		for _, f := range x.Find(query) {
@@ -274,6 +324,49 @@ func TestFind(t *testing.T) {
 		joined := strings.Join(got, "\n")
 		if joined != want {
 			t.Errorf("%s:\n%s\nwant\n%s", query, joined, want)
+		}
+	}
+}
+
+// TestFindRequest: what a hypervisor is asked is found by the names that it has
+// there, and leads to the line behind it.
+func TestFindRequest(t *testing.T) {
+	const text = "[MicroVM]\nHypervisor=%h\nKernel=/boot/vmlinuz\nInitrd=/boot/initrd\nVCPU=2\nDisk=a.raw\nDisk=b.raw\nVSockCID=7\nSetCredential=A:b\n"
+	for _, c := range []struct{ hypervisor, query, want string }{
+		{"cloud-hypervisor", "boot_vcpus", "vm.api.start[0].body[0] /cpus/boot_vcpus=2 VCPU:5"},
+		{"cloud-hypervisor", "/payload/kernel", "vm.api.start[0].body[3] /payload/kernel={kernel} Kernel:3"},
+		{"cloud-hypervisor", "/payload/kernel={kernel}", "vm.api.start[0].body[3] /payload/kernel={kernel} Kernel:3"},
+		{"cloud-hypervisor", "/disks/1", "vm.api.start[0].body[14] /disks/1/path=b.raw Disk:7\nvm.api.start[0].body[15] /disks/1/image_type=Raw Disk:7"},
+		{"cloud-hypervisor", "oem_strings", "vm.api.start[0].body[11] /platform/oem_strings={channel} CredentialChannel:default SetCredential:9 VSockCID:8"},
+		{"cloud-hypervisor", "landlock_enable", "vm.api.start[0].body[10] /landlock_enable={landlock} Hypervisor:2 CredentialChannel:default"},
+		{"cloud-hypervisor", "vm.boot", "vm.api.start[1] PUT /api/v1/vm.boot Hypervisor:2"},
+		{"cloud-hypervisor", "api.power", "vm.api.power PUT /api/v1/vm.power-button Hypervisor:2"},
+		{"cloud-hypervisor", "api.events[2].means", "vm.api.events[2].means panicked Hypervisor:2"},
+		{"firecracker", "vcpu_count", "vm.api.start[0].body[0] /vcpu_count=2 VCPU:5"},
+		{"firecracker", "/drives/disk1", "vm.api.start[3] PUT /drives/disk1 Disk:7\nvm.api.start[3].body[0] /drive_id=disk1 Disk:7\nvm.api.start[3].body[1] /path_on_host=b.raw Disk:7\n" +
+			"vm.api.start[3].body[2] /is_root_device=false Disk:7\nvm.api.start[3].body[3] /cache_type=Writeback Disk:7"},
+		{"firecracker", "PUT /entropy", "vm.api.start[5] PUT /entropy Hypervisor:2\nvm.api.start[5].body[0] {} Hypervisor:2"},
+		{"firecracker", "vsock", "vm.api.start[4] PUT /vsock VSockCID:8\nvm.api.start[4].body[0] /guest_cid=7 VSockCID:8\nvm.api.start[4].body[1] /uds_path={vsock} VSockCID:8\n" +
+			"vm.vsock.cid 7 VSockCID:8 Hypervisor:2\nvm.vsock.multiplexed true VSockCID:8 Hypervisor:2"},
+		{"firecracker", "kernel_command_line_max", "vm.kernel_command_line_max 1847 Hypervisor:2 Disk:6 Disk:7 VSockCID:8"},
+		{"firecracker", "system_calls", "vm.system_calls seccomp Hypervisor:2"},
+		{"firecracker", "/", "vm.api.alive GET / Hypervisor:2"},
+		{"firecracker", "", ""},
+	} {
+		var got []string
+		for _, f := range alone(t, microvm.For(text, c.hypervisor)).Find(c.query) {
+			line := f.Where + " " + f.Value
+			for _, cause := range f.Causes {
+				if line += " " + cause.Key; cause.Origin == nil {
+					line += ":default"
+				} else {
+					line += fmt.Sprintf(":%d", cause.Origin.Line)
+				}
+			}
+			got = append(got, line)
+		}
+		if joined := strings.Join(got, "\n"); joined != c.want {
+			t.Errorf("%s, %s:\n%s\nwant\n%s", c.hypervisor, c.query, joined, c.want)
 		}
 	}
 }

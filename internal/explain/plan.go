@@ -37,25 +37,29 @@ func fieldOrigins() []origin {
 		{"vm.hypervisor", []string{"Hypervisor"}, ""},
 		{"vm.image", []string{"Image"}, ""},
 		{"vm.binary", []string{"HypervisorPath", "Hypervisor"}, ""},
-		{"vm.machine", []string{"Machine"}, ""},
+		{"vm.machine", []string{"Machine", "Hypervisor"}, ""},
 		{"vm.vcpu", []string{"VCPU"}, ""},
 		{"vm.memory", []string{"Memory"}, ""},
 		{"vm.kernel", []string{"Kernel"}, ""},
 		{"vm.initrd", []string{"Initrd"}, ""},
-		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID"}, ""},
+		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Hypervisor"}, ""},
 		{"vm.kernel_command_line_max", []string{"Hypervisor"}, "a limit of the architecture"},
 		{"vm.disks", []string{"Disk"}, ""},
 		{"vm.console", []string{"Console"}, ""},
 		{"vm.machine_id", []string{"MachineID"}, ""},
 		{"vm.guest_systemd", []string{"GuestSystemd"}, ""},
-		{"vm.readiness", []string{"Readiness"}, ""},
+		{"vm.readiness", []string{"Readiness", "VSockCID", "GuestSystemd"}, ""},
 		{"vm.stop_timeout_ms", []string{stop, "Service.TimeoutSec"}, ""},
 		{"vm.runner", []string{"Runner"}, ""},
 		{"vm.credentials", credentialKeys(""), ""},
+		{"vm.vsock", []string{"VSockCID", "Hypervisor"}, ""},
 		{"vm.control", []string{"Hypervisor"}, ""},
+		{"vm.api", []string{"Hypervisor"}, ""},
 		{"vm.command", []string{"Hypervisor", "Machine"}, ""},
-		{"vm.accelerator", []string{"Accelerator", "Machine"}, ""},
-		{"vm.channels", []string{"CredentialChannel", "Machine"}, ""},
+		{"vm.accelerator", []string{"Accelerator", "Machine", "Hypervisor"}, ""},
+		{"vm.channels", []string{"CredentialChannel", "Machine", "Hypervisor"}, ""},
+		{"vm.kernel_formats", []string{"Hypervisor"}, "those that it boots"},
+		{"vm.system_calls", []string{"Hypervisor"}, "those that it needs beyond what services may make"},
 		{"unit.credentials", credentialKeys("Service."), ""},
 		{"unit.keep_running", []string{"RestartIfChanged"}, ""},
 		{"unit.resources", nil, "the lines of [Service] that are about resources"},
@@ -77,7 +81,7 @@ func credentialKeys(prefix string) []string {
 // channelKeys are the keys behind a field of a channel: what it can take depends
 // on the guest, and what it asks of the kernel on how the VM boots.
 func channelKeys(field string) []string {
-	keys := []string{"CredentialChannel", "Machine"}
+	keys := []string{"CredentialChannel", "Machine", "Hypervisor"}
 	switch field {
 	case "max_structure", "max_total", "why":
 		keys = append(keys, "GuestSystemd", "Memory")
@@ -87,23 +91,44 @@ func channelKeys(field string) []string {
 	return keys
 }
 
-// asked are the keys behind the parts of a command line that wait for an answer
-// at start.
-func asked(q plan.Question) []string {
+// commandLineMaxKeys are the keys behind the longest kernel command line. The
+// kernel's own limit is a power of two with the NUL; of one that is not, the
+// hypervisor keeps some for the devices that it announces there.
+func commandLineMaxKeys(most int) []string {
+	keys := []string{"Hypervisor"}
+	if size := most + 1; size&most != 0 {
+		keys = append(keys, "Disk", "VSockCID")
+	}
+	return keys
+}
+
+// asked are the keys behind what waits for an answer at start, of a command line
+// or a request.
+func asked(vm *plan.VM, q plan.Question) []string {
+	var keys []string
 	switch q {
 	case plan.AskAccelerator:
 		return []string{"Accelerator"}
 	case plan.AskChannel:
-		return append([]string{"CredentialChannel"}, credentialKeys("")...)
+		keys = append([]string{"CredentialChannel"}, credentialKeys("")...)
 	case plan.AskCommandLine:
-		return []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Accelerator", "CredentialChannel"}
-	case plan.AskConsole:
+		keys = []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Accelerator", "CredentialChannel"}
+	case plan.AskConsole, plan.AskStdio:
 		return []string{"Console"}
 	case plan.AskInitrd:
 		return []string{"Initrd", "CredentialChannel"}
-	case plan.AskControl:
+	case plan.AskKernel:
+		return []string{"Kernel"}
+	case plan.AskVSock:
+		return []string{"VSockCID"}
+	case plan.AskLandlock: // it does not go with an initial RAM disk in memory
+		return []string{"Hypervisor", "CredentialChannel"}
+	case plan.AskControl, plan.AskEvents:
 	}
-	return nil
+	if keys != nil && vm.VSock != nil {
+		keys = append(keys, "VSockCID") // over which the guest says how it goes
+	}
+	return keys
 }
 
 // planFields lists every field of the plan with its causes.
@@ -131,11 +156,20 @@ func (x *Explainer) planFields() []Field {
 // lastOf is the last name of a path.
 func lastOf(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
 
-// walk visits the leaves of JSON in the order of their names; a list of texts is
-// one leaf.
+// walk visits the leaves of JSON in the order of their names. A list of texts is
+// one leaf, and so are a request, without its body, and each field of that.
 func walk(path string, node any, visit func(path, value string)) {
 	switch n := node.(type) {
 	case map[string]any:
+		if value, body, ok := request(path, n); ok {
+			visit(path, value)
+			walk(path+".body", body, visit)
+			return
+		}
+		if value, ok := field(path, n); ok {
+			visit(path, value)
+			return
+		}
 		for _, name := range slices.Sorted(maps.Keys(n)) {
 			walk(strings.TrimPrefix(path+"."+name, "."), n[name], visit)
 		}
@@ -148,6 +182,7 @@ func walk(path string, node any, visit func(path, value string)) {
 		for i, element := range n {
 			walk(fmt.Sprintf("%s[%d]", path, i), element, visit)
 		}
+	case nil: // a request without a body
 	case string:
 		visit(path, n)
 	default:
@@ -200,9 +235,17 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 		if part.From != "" {
 			return part.From, nil, ""
 		}
-		if more := asked(part.Ask); more != nil {
+		if more := asked(&p.VM, part.Ask); more != nil {
 			keys = more
 		}
+	}
+	switch {
+	case isWithin(path, "vm.api"):
+		if id, more := behindRequest(&p.VM, path); id != "" || more != nil {
+			return id, more, ""
+		}
+	case path == "vm.kernel_command_line_max":
+		keys = commandLineMaxKeys(p.VM.CommandLineMax)
 	}
 	return "", keys, why
 }
@@ -215,7 +258,7 @@ func (x *Explainer) causes(path string) []Cause {
 	}
 	out := x.line(id)
 	switch head, _ := element(path); {
-	case head == "vm.command" && plan.KeyOf(id) == "Disk": // the machine has the bus
+	case head == "vm.command" && (plan.KeyOf(id) == "Disk" || plan.KeyOf(id) == "VSockCID"): // the machine has the bus
 		out = append(out, x.keys([]string{"Machine"}, "")...)
 	case head == "vm.image.lines": // for which it waits
 		out = append(out, x.keys([]string{"Image"}, "")...)

@@ -60,6 +60,22 @@ type Field struct {
 	From string `json:"from,omitempty"`
 }
 
+// String shows a request to people, without its body.
+func (r *Request) String() string { return r.Method + " " + r.Path }
+
+// String shows a field to people: PLACE=VALUE, a question in braces.
+func (f *Field) String() string {
+	switch {
+	case f.Ask != "":
+		return f.At + "={" + string(f.Ask) + "}"
+	case f.Type == Object && f.At == "":
+		return "{}"
+	case f.Type == Object:
+		return f.At + "={}"
+	}
+	return f.At + "=" + f.Value
+}
+
 // Type is what a field's value is in JSON; empty for a text.
 type Type string
 

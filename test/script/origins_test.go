@@ -55,13 +55,18 @@ func answer(to any, arguments ...string) error {
 	return json.Unmarshal(out, to)
 }
 
-// leaves visits what explain gives an answer of its own for: every value, and
-// every list of texts as a whole.
+// leaves visits what explain gives an answer of its own for: every value, every
+// list of texts as a whole, every field of a request, and the request itself.
 func leaves(node any, path string, visit func(path string)) {
 	switch node := node.(type) {
 	case map[string]any:
+		_, isRequest := node["method"]
+		_, isField := node["at"]
+		if isRequest || isField {
+			visit(path)
+		}
 		for name, value := range node {
-			if name != "from" {
+			if name != "from" && !isField && (!isRequest || name == "body") {
 				leaves(value, strings.TrimPrefix(path+"."+name, "."), visit)
 			}
 		}

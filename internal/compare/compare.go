@@ -121,11 +121,14 @@ func (c *comparison) add(at place, from, to *string) {
 	for _, key := range keys {
 		b, a := before.origin(c.before, key), after.origin(c.after, key)
 		rank := 0
-		if b != nil || a != nil {
-			rank++
-			if b == nil || a == nil || *b != *a {
-				rank++
-			}
+		switch {
+		case b == nil && a == nil:
+		case b == nil || a == nil, key == hypervisor && c.other():
+			rank = 3
+		case *b != *a: // perhaps only further down
+			rank = 2
+		default:
+			rank = 1
 		}
 		if rank > best {
 			best, ch.Key, ch.Before, ch.After = rank, key, b, a
@@ -135,6 +138,14 @@ func (c *comparison) add(at place, from, to *string) {
 		*ch.To += " (changed)" // in what is not shown
 	}
 	c.changes, c.keys = append(c.changes, ch), append(c.keys, keys)
+}
+
+// hypervisor is the key that has a say in more than any other.
+const hypervisor = "Hypervisor"
+
+// other reports whether the VM has another hypervisor.
+func (c *comparison) other() bool {
+	return c.before != nil && c.after != nil && c.before.VM.Hypervisor != c.after.VM.Hypervisor
 }
 
 // behind are the keys of a field in one plan. Where one assignment is meant, id

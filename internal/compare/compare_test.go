@@ -8,10 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/testkit/microvm"
 )
 
 // full sets as much as one VM can.
@@ -176,15 +178,110 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// apiVM is a VM that its hypervisor is told of by requests.
+const apiVM = `[MicroVM]
+Hypervisor=%h
+Kernel=/boot/vmlinuz
+Initrd=/boot/initrd
+Memory=1G
+Disk=a.raw
+Disk=b.raw
+GuestSystemd=257
+KernelCommandLine=quiet
+SetCredential=ENV:default
+`
+
+// TestRequests: a line that a hypervisor is told of by a request is one change, and
+// another hypervisor is one too.
+func TestRequests(t *testing.T) {
+	for _, c := range []struct{ name, hypervisor, old, new, want string }{
+		{"memory", "cloud-hypervisor", "1G", "2G", "vm.memory Memory: 1G > 2G @5>5 restart\n"},
+		{"memory of another", "firecracker", "1G", "2G", "vm.memory Memory: 1G > 2G @5>5 restart\n"},
+		{"kernel", "cloud-hypervisor", "/boot/vmlinuz", "/boot/other", "vm.kernel Kernel: /boot/vmlinuz > /boot/other @3>3 restart\n"},
+		{"disk removed", "firecracker", "Disk=a.raw\n", "", "vm.disks[0] Disk: a.raw:raw > - @6>- restart\n"},
+		{"disk added", "cloud-hypervisor", "Disk=b.raw\n", "Disk=b.raw\nDisk=c.raw:ro\n", "vm.disks[2] Disk: - > c.raw:raw,read_only=true @->8 restart\n"},
+		{"console", "cloud-hypervisor", "Memory=1G\n", "Memory=1G\nConsole=none\n",
+			"vm.console Console: true > false @->6 restart\nvm.kernel_command_line Console: console=ttyS0 panic=-1 quiet > panic=-1 quiet @->6 restart\n"},
+		{"vsock", "cloud-hypervisor", "Memory=1G\n", "Memory=1G\nVSockCID=auto\n",
+			"vm.readiness.mode VSockCID: started > guest @->6 restart\nvm.vsock VSockCID: - > 3, multiplexed @->6 restart\n"},
+		{"vsock of the kernel", "qemu", "Memory=1G\n", "Memory=1G\nVSockCID=auto\n",
+			"vm.readiness.mode VSockCID: started > guest @->6 restart\nvm.vsock VSockCID: - > auto @->6 restart\n"},
+		{"argument", "firecracker", "Memory=1G\n", "Memory=1G\nHypervisorArgs=--id token=hunter2\n",
+			"vm.command[5] HypervisorArgs: - > --id token… @->6 restart\n"},
+		{"arguments of one", "qemu", "Hypervisor=qemu\n", "Hypervisor=cloud-hypervisor\nHypervisorArgs=--seccomp log\n",
+			"vm.command[4] HypervisorArgs: - > --seccomp log @->3 restart\nvm.hypervisor Hypervisor: qemu > cloud-hypervisor @2>2 restart\n"},
+		{"hypervisor", "cloud-hypervisor", "Hypervisor=cloud-hypervisor", "Hypervisor=firecracker", "vm.hypervisor Hypervisor: cloud-hypervisor > firecracker @2>2 restart\n"},
+		{"protocol", "qemu", "Hypervisor=qemu", "Hypervisor=cloud-hypervisor", "vm.hypervisor Hypervisor: qemu > cloud-hypervisor @2>2 restart\n"},
+		{"comment", "firecracker", "Memory=1G", "# much\nMemory=1G", ""},
+	} {
+		before := microvm.For(apiVM, c.hypervisor)
+		after := strings.Replace(before, c.old, c.new, 1)
+		if after == before {
+			t.Fatalf("%s: nothing is replaced", c.name)
+		}
+		if got := text(Plans(planOf(t, before), planOf(t, after), 252)); got != c.want {
+			t.Errorf("%s, %s:\n%swant\n%s", c.hypervisor, c.name, got, c.want)
+		}
+	}
+}
+
+// TestOwnRequests: what another version of Ampoule asks of the same hypervisor is
+// shown by what is asked, and where.
+func TestOwnRequests(t *testing.T) {
+	before := planOf(t, microvm.For(apiVM, "firecracker"))
+	for name, c := range map[string]struct {
+		change func(*plan.API)
+		want   string
+	}{
+		"value":  {func(a *plan.API) { a.Start[0].Body[1].Value = "7" }, "vm.api.start[0].body[1] Memory: /mem_size_mib=1024 > /mem_size_mib=7 @5>5 restart\n"},
+		"secret": {func(a *plan.API) { a.Start[0].Body[1].Value = "secret=hunter2" }, "vm.api.start[0].body[1] Memory: /mem_size_mib=1024 > /mem_size_mib=secret… @5>5 restart\n"},
+		"place":  {func(a *plan.API) { a.Start[0].Body[1].At = "/x" }, "vm.api.start[0].body[1] Memory: /mem_size_mib=1024 > - @5>- restart\nvm.api.start[0].body[1] Memory: - > /x=1024 @->5 restart\n"},
+		"asked":  {func(a *plan.API) { a.Start[1].Body[0] = plan.AskAt("/kernel_image_path", plan.AskKernel, "Kernel") }, "vm.api.start[1].body[0] Kernel: /kernel_image_path=/boot/vmlinuz > /kernel_image_path={kernel} @3>3 restart\n"},
+		"gone":   {func(a *plan.API) { a.Start = a.Start[1:] }, "vm.api.start[0] Hypervisor: PUT /machine-config > - @2>2 restart\n"},
+		"order":  {func(a *plan.API) { a.Start[0], a.Start[1] = a.Start[1], a.Start[0] }, "vm.api.start Hypervisor: PUT /machine-config, PUT /boot-source, PUT /drives/disk0, PUT /drives/disk1, PUT /entropy, PUT /actions > PUT /boot-source, PUT /machine-config, PUT /drives/disk0, PUT /drives/disk1, PUT /entropy, PUT /actions @2>2 restart\n"},
+		"power":  {func(a *plan.API) { a.Power = nil }, "vm.api.power Hypervisor: PUT /actions > - @2>2 restart\n"},
+		"alive":  {func(a *plan.API) { a.Alive.Path = "/version" }, "vm.api.alive Hypervisor: GET / > GET /version @2>2 restart\n"},
+		"event":  {func(a *plan.API) { a.Events = []plan.Event{{Source: "vm", Event: "gone", Means: plan.PoweredOff}} }, "vm.api.events[0] Hypervisor: - > vm gone: powered off @2>2 restart\n"},
+	} {
+		after := planOf(t, microvm.For(apiVM, "firecracker"))
+		c.change(after.VM.API)
+		after.Seal()
+		if got := text(Plans(before, after, 252)); got != c.want {
+			t.Errorf("%s:\n%swant\n%s", name, got, c.want)
+		}
+	}
+}
+
 // TestEveryField: no field of a plan changes without being reported, with a key
-// where a user's line can be behind it.
+// where a user's line can be behind it; of every hypervisor.
 func TestEveryField(t *testing.T) {
+	texts := map[string]string{"full": full}
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		texts[hypervisor] = microvm.Everything(t, hypervisor)
+	}
+	for name, text := range texts {
+		t.Run(name, func(t *testing.T) { everyField(t, text) })
+	}
+}
+
+func everyField(t *testing.T, text string) {
 	keyless := []string{"vm.name", "vm.architecture"}
-	n := 0
+	form, n := planOf(t, text).JSON(), 0
+	fresh := func() *plan.Plan {
+		p, err := plan.Parse(form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
 	var visit func(path string, get func(*plan.Plan) reflect.Value)
 	visit = func(path string, get func(*plan.Plan) reflect.Value) {
-		v := get(planOf(t, full))
+		v := get(fresh())
 		switch v.Kind() {
+		case reflect.Pointer:
+			if !v.IsNil() { // that it is gone is a change too
+				visit(path, func(p *plan.Plan) reflect.Value { return get(p).Elem() })
+			}
 		case reflect.Struct:
 			for i := range v.NumField() {
 				name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
@@ -206,7 +303,7 @@ func TestEveryField(t *testing.T) {
 			}
 		}
 		n++
-		before, after := planOf(t, full), planOf(t, full)
+		before, after := fresh(), fresh()
 		change(t, path, get(after))
 		after.Seal()
 		got := Plans(before, after, 252)
@@ -217,7 +314,7 @@ func TestEveryField(t *testing.T) {
 			if c.Key == "" && path != keyless[0] && path != keyless[1] {
 				t.Errorf("%s: %+v has no key", path, c)
 			}
-			if c.Follows {
+			if c.Follows && path != "vm.hypervisor" {
 				t.Errorf("%s: %+v follows from nothing", path, c)
 			}
 		}
@@ -247,11 +344,20 @@ func change(t *testing.T, path string, v reflect.Value) {
 			v.Set(reflect.ValueOf([]string{"x"}))
 		case v.Type().Elem().Kind() == reflect.Uint8:
 			v.SetBytes([]byte("x"))
+		case v.Type().Elem().Kind() == reflect.Struct:
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		default:
 			t.Fatalf("%s is empty in the full plan", path)
 		}
 	case reflect.Pointer:
-		v.Set(reflect.ValueOf(&plan.Image{Path: "/srv/image"}))
+		switch {
+		case !v.IsNil():
+			v.SetZero()
+		case v.Type() == reflect.TypeFor[*plan.Image]():
+			v.Set(reflect.ValueOf(&plan.Image{Path: "/srv/image"}))
+		default:
+			v.Set(reflect.New(v.Type().Elem()))
+		}
 	default:
 		t.Fatalf("%s is a %v", path, v.Kind())
 	}

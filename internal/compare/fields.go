@@ -33,6 +33,8 @@ func (c *comparison) node(at place, old, now any) {
 	_, wasObject := old.(map[string]any)
 	_, isObject := now.(map[string]any)
 	switch {
+	case isWhole(at.path(), old, now):
+		c.add(at, whole(at.path(), old), whole(at.path(), now))
 	case wasObject || isObject:
 		before, after := asMap(old), asMap(now)
 		for _, name := range names(before, after) {
@@ -122,8 +124,8 @@ func (c *comparison) list(at place, old, now []any) {
 // element compares two elements that correspond.
 func (c *comparison) element(at place, j, i int, old, now any) {
 	in := place{fmt.Sprintf("%s[%d]", at.old, j), fmt.Sprintf("%s[%d]", at.now, i)}
-	switch at.path() {
-	case "unit.service", "unit.resources", "vm.command", "vm.image.lines":
+	switch listOf(at.path()) {
+	case "unit.service", "unit.resources", "vm.command", "vm.image.lines", "vm.api.body":
 		// Each is one line, or one piece of one.
 		before, after := maps.Clone(asMap(old)), maps.Clone(asMap(now))
 		delete(before, "from")
@@ -161,9 +163,15 @@ func identities(list string, elements []any) []string {
 
 func identity(list string, e map[string]any) string {
 	text := func(name string) string { s, _ := e[name].(string); return s }
-	switch list {
+	switch listOf(list) {
 	case "vm.disks":
 		return text("path")
+	case "vm.api.start":
+		return text("method") + " " + text("path")
+	case "vm.api.body":
+		return text("at")
+	case "vm.api.events":
+		return text("source") + " " + text("event")
 	case "vm.credentials", "unit.credentials":
 		return text("id") + " " + text("guest")
 	case "unit.service", "unit.resources", "vm.image.lines":
@@ -179,7 +187,9 @@ func identity(list string, e map[string]any) string {
 // other: the line that they come from, its key, or the option.
 func kin(list string, e map[string]any) string {
 	text := func(name string) string { s, _ := e[name].(string); return s }
-	switch list {
+	switch listOf(list) {
+	case "vm.api.start", "vm.api.body", "vm.api.events":
+		return identity(list, e) // another request, or field, is another thing
 	case "unit.service", "unit.resources", "vm.image.lines":
 		return text("key")
 	case "vm.command":
@@ -247,12 +257,30 @@ func number(path string, n json.Number) string {
 	return n.String()
 }
 
-// whole shows an element of a list.
+// whole shows an element of a list, or an object that is one thing; nil is none.
 func whole(list string, v any) *string {
 	e := asMap(v)
+	if e == nil {
+		return nil
+	}
 	text := func(name string) string { s, _ := e[name].(string); return s }
 	var out string
-	switch list {
+	switch listOf(list) {
+	case "vm.api.start", "vm.api.alive", "vm.api.power":
+		out = (&plan.Request{Method: text("method"), Path: text("path")}).String()
+	case "vm.api.body":
+		f := plan.Field{At: text("at"), Value: text("value"), Type: plan.Type(text("type")), Ask: plan.Question(text("ask"))}
+		out = shorten(f.String())
+	case "vm.api.events":
+		out = text("source") + " " + text("event") + ": " + text("means")
+	case "vm.vsock":
+		out = "auto"
+		if cid, ok := e["cid"].(json.Number); ok {
+			out = cid.String()
+		}
+		if e["multiplexed"] == true {
+			out += ", multiplexed"
+		}
 	case "vm.disks":
 		out = text("path") + ":" + text("format")
 		for _, name := range []string{"read_only", "serial", "size"} {
@@ -288,13 +316,37 @@ func whole(list string, v any) *string {
 	return &out
 }
 
+// listOf is the name of a list for the tables here: the bodies of all requests are
+// of one kind.
+func listOf(path string) string {
+	if strings.HasPrefix(path, "vm.api.") && strings.HasSuffix(path, ".body") {
+		return "vm.api.body"
+	}
+	return path
+}
+
+// isWhole reports whether an object is shown in one piece: a request that is
+// another, and a vsock that comes or goes.
+func isWhole(path string, old, now any) bool {
+	switch path {
+	case "vm.vsock":
+		return old == nil || now == nil
+	case "vm.api.alive", "vm.api.power":
+		return old == nil || now == nil || identity("vm.api.start", asMap(old)) != identity("vm.api.start", asMap(now))
+	}
+	return false
+}
+
 // derived reports whether a driver makes this part of a plan of the others. Which
 // channels and accelerators there are is a choice of the user's; what is in them is
 // not.
 func derived(path string) bool {
 	_, in, isElement := strings.Cut(path, "]")
+	if strings.HasPrefix(path, "vm.api.") {
+		return true
+	}
 	switch head, _, _ := strings.Cut(path, "["); head {
-	case "vm.command", "vm.kernel_command_line_max", "vm.control", "vm.binary.search", "vm.image.lines":
+	case "vm.command", "vm.kernel_command_line_max", "vm.control", "vm.binary.search", "vm.image.lines", "vm.kernel_formats", "vm.system_calls":
 		return true
 	case "unit.credentials":
 		return true // of the lines in unit.service
@@ -302,6 +354,12 @@ func derived(path string) bool {
 		return isElement && in != ""
 	}
 	return false
+}
+
+// ownPart reports whether a change is one of what each hypervisor has for its own.
+// The words that a user passes on stand nowhere else.
+func ownPart(ch *Change) bool {
+	return (strings.HasPrefix(ch.Where, "vm.command") || strings.HasPrefix(ch.Where, "vm.api.")) && ch.Key != "HypervisorArgs"
 }
 
 // follow marks the changes that others bring about: those of derived parts which
@@ -314,8 +372,11 @@ func (c *comparison) follow() {
 		}
 	}
 	for i := range c.changes {
-		if ch := &c.changes[i]; derived(ch.Where) {
-			ch.Follows = slices.ContainsFunc(c.keys[i], func(key string) bool { return changed[key] })
+		switch ch := &c.changes[i]; {
+		case derived(ch.Where):
+			ch.Follows = slices.ContainsFunc(c.keys[i], func(key string) bool { return changed[key] }) || c.other() && ownPart(ch)
+		case ch.Key == hypervisor:
+			ch.Follows = ch.Where != "vm.hypervisor" && c.other() // what it has for its own
 		}
 	}
 }

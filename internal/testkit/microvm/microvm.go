@@ -45,6 +45,7 @@ SetCredential=ENV:default
 [Service]
 LoadCredential=outer:/run/secrets/outer
 Environment=A=1
+CPUQuota=50%
 TimeoutStopSec=2min
 `
 

@@ -48,7 +48,10 @@ func Plan(w io.Writer, p *plan.Plan) error {
 		row("Machine ID", vm.MachineID, "MachineID")
 	}
 	row("Guest's systemd", fmt.Sprint(vm.GuestSystemd), "GuestSystemd")
-	row("Ready when", ready(vm.Readiness), "Readiness")
+	if vm.VSock != nil {
+		row("VSock", vsock(*vm.VSock), "VSockCID")
+	}
+	row("Ready when", ready(vm.Readiness), first(p, "Readiness", readyBy(vm.Readiness)))
 	row("Stop timeout", stopTimeout(vm.StopTimeout), first(p, "Service.TimeoutStopSec[0]", "Service.TimeoutSec[0]"))
 	if vm.Runner != "" {
 		row("Runner", vm.Runner, "Runner")
@@ -70,7 +73,9 @@ func Plan(w io.Writer, p *plan.Plan) error {
 			b.WriteString(" \\\n    " + w)
 		}
 	}
-	fmt.Fprintf(&b, "\n\nDigest of the VM    %s\nDigest of the unit  %s\n", p.Digest.VM, p.Digest.Unit)
+	b.WriteString("\n")
+	requests(&b, p)
+	fmt.Fprintf(&b, "\nDigest of the VM    %s\nDigest of the unit  %s\n", p.Digest.VM, p.Digest.Unit)
 	_, err := io.WriteString(w, trimLines(b.String()))
 	return err
 }
@@ -135,9 +140,31 @@ func disk(d plan.Disk) string {
 	return d.Path + " (" + strings.Join(parts, ", ") + ")"
 }
 
+func vsock(v plan.VSock) string {
+	number := "a number that is free"
+	if v.CID != 0 {
+		number = fmt.Sprint(v.CID)
+	}
+	if v.Multiplexed {
+		return number + ", connected by the hypervisor"
+	}
+	return number + ", connected by the host's kernel"
+}
+
+// readyBy is the key behind a readiness that Readiness= does not name.
+func readyBy(r plan.Readiness) string {
+	if r.Mode == "guest" {
+		return "VSockCID"
+	}
+	return "Readiness"
+}
+
 func ready(r plan.Readiness) string {
-	if r.Mode == "console" {
+	switch r.Mode {
+	case "console":
 		return "the console shows " + r.Pattern
+	case "guest":
+		return "the guest's systemd says so over vsock"
 	}
 	return "started; the guest is not observed"
 }
@@ -227,29 +254,33 @@ func words(vm plan.VM, part plan.Part) string {
 			quoted[i] = quote(w)
 		}
 		return strings.Join(quoted, " ")
-	case plan.AskControl, plan.AskConsole:
-		return strings.ReplaceAll(strings.Join(part.Words, " "), "{fd}", "<descriptor>")
-	case plan.AskCommandLine:
-		return before("<kernel command line>")
-	case plan.AskChannel:
-		if !slices.ContainsFunc(vm.Channels, func(c plan.Channel) bool { return c.Encoding != plan.CPIO }) && len(vm.Credentials) > 0 {
-			return "" // they are where the initial RAM disk is
+	case plan.AskControl, plan.AskConsole, plan.AskEvents, plan.AskVSock:
+		number := "<number>"
+		if vm.VSock != nil && vm.VSock.CID != 0 {
+			number = fmt.Sprint(vm.VSock.CID)
 		}
-		return "<credentials>"
+		return strings.NewReplacer("{fd}", "<descriptor>", "{path}", "<path>", "{cid}", number).Replace(strings.Join(part.Words, " "))
+	case plan.AskStdio:
+		return "" // no words
+	case plan.AskAccelerator:
+		if !slices.ContainsFunc(vm.Accelerator, func(a plan.Accelerator) bool { return len(a.Words) > 0 }) {
+			return ""
+		}
+	case plan.AskCommandLine:
+		return before(answer(vm, part.Ask))
+	case plan.AskChannel:
+		inWords := func(c plan.Channel) bool { return c.Encoding != plan.CPIO && c.Encoding != plan.OEMStrings }
+		if !slices.ContainsFunc(vm.Channels, inWords) {
+			return "" // they are where the initial RAM disk is, or in a request
+		}
+		return answer(vm, part.Ask)
 	case plan.AskInitrd:
-		delivers := func(c plan.Channel) bool { return c.Encoding == plan.CPIO && c.Refused == "" }
-		only := len(vm.Channels) == 1 && delivers(vm.Channels[0]) && len(vm.Credentials) > 0
-		switch {
-		case only && vm.Initrd != "":
-			return before("<credentials, then " + quote(vm.Initrd) + ">")
-		case vm.Initrd != "":
-			return before(quote(vm.Initrd))
-		case len(vm.Credentials) > 0 && slices.ContainsFunc(vm.Channels, delivers):
-			return before("<credentials>")
+		if a := answer(vm, part.Ask); a != "" {
+			return before(a)
 		}
 		return ""
 	}
-	return "<" + string(part.Ask) + ">"
+	return answer(vm, part.Ask)
 }
 
 // quote writes a word as a shell takes it; one with control characters in the

@@ -47,22 +47,54 @@ func (s UnitSource) sandbox(out []unitfile.Entry) ([]unitfile.Entry, error) {
 		entry("by default all instances of a template have one", "User", userOf(s.Plan.VM.Name)),
 		unitfile.Entry{Lines: lines},
 	)
-	return append(append(out, s.accelerator()...), s.paths()...), err
+	for _, opened := range [][]unitfile.Entry{s.calls(), s.accelerator(), s.vsock(), s.paths()} {
+		out = append(out, opened...)
+	}
+	return out, err
+}
+
+// calls opens system calls. The line stands behind those of the sandbox: of lists
+// that allow and lists that forbid, each changes what the ones before it came to.
+func (s UnitSource) calls() []unitfile.Entry {
+	calls := s.Plan.VM.SystemCalls
+	if len(calls) == 0 {
+		return nil
+	}
+	return []unitfile.Entry{entry(s.Plan.VM.Hypervisor+" locks itself in", "SystemCallFilter", strings.Join(calls, " "))}
+}
+
+// kernelVSock reports whether the guest's vsock is the host's kernel's.
+func (s UnitSource) kernelVSock() bool { return s.Plan.VM.VSock != nil && !s.Plan.VM.VSock.Multiplexed }
+
+// vsock opens the device that connects a guest, and the sockets by which we hear
+// it. Those of a hypervisor that connects it itself are of AF_UNIX.
+func (s UnitSource) vsock() []unitfile.Entry {
+	if !s.kernelVSock() {
+		return nil
+	}
+	why := s.Plan.Origin("VSockCID").String() + ", VSockCID="
+	out := []unitfile.Entry{entry(why, "DeviceAllow", "/dev/vhost-vsock rw")}
+	if s.KVMGroup != "" && !s.mayUse("kvm") {
+		out = append(out, entry("who may open /dev/vhost-vsock", "SupplementaryGroups", s.KVMGroup))
+	}
+	return append(out, entry(why, "RestrictAddressFamilies", "AF_VSOCK"))
+}
+
+// mayUse reports whether an accelerator is among the answers.
+func (s UnitSource) mayUse(accelerator string) bool {
+	return slices.ContainsFunc(s.Plan.VM.Accelerator, func(a plan.Accelerator) bool { return a.Name == accelerator })
 }
 
 // accelerator opens what the processor's virtualisation needs, or emulation.
 func (s UnitSource) accelerator() []unitfile.Entry {
 	var out []unitfile.Entry
-	has := func(name string) bool {
-		return slices.ContainsFunc(s.Plan.VM.Accelerator, func(a plan.Accelerator) bool { return a.Name == name })
-	}
-	if has("kvm") {
+	if s.mayUse("kvm") {
 		out = append(out, entry("Accelerator="+s.asked()+" may be KVM", "DeviceAllow", "/dev/kvm rw"))
 		if s.KVMGroup != "" {
 			out = append(out, entry("who may open /dev/kvm", "SupplementaryGroups", s.KVMGroup))
 		}
 	}
-	if has("tcg") {
+	if s.mayUse("tcg") {
 		return append(out, entry("Accelerator="+s.asked()+" may be emulation, which writes the code that it executes", "MemoryDenyWriteExecute", "no"))
 	}
 	return append(out, entry("", "MemoryDenyWriteExecute", "yes"))

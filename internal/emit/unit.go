@@ -124,6 +124,12 @@ func (s UnitSource) unit() unitfile.Block {
 			entry("where its credentials come from, and who may put them there", "RequiresMountsFor", strings.Join(words, " ")),
 			entry("", "After", secretServices))
 	}
+	if s.kernelVSock() {
+		// The sandbox opens the device that is there when the service starts.
+		const module = "modprobe@vhost_vsock.service"
+		why := s.Plan.Origin("VSockCID").String() + ", VSockCID="
+		entries = append(entries, entry(why, "Wants", module), entry(why, "After", module))
+	}
 	return unitfile.Block{Name: "Unit", Entries: append(entries, s.pass("Unit")...)}
 }
 
@@ -145,7 +151,7 @@ func (s UnitSource) service() (unitfile.Block, error) {
 		entry("", "Restart", "on-failure"),
 		entry("a mistake in the files does not go away by itself", "RestartPreventExitStatus", "2"),
 	)
-	if vm.Readiness.Mode == "console" || vm.Waits() {
+	if vm.Readiness.Mode != "started" || vm.Waits() {
 		entries = append(entries, entry("a guest takes its time to boot", "TimeoutStartSec", "10min"))
 	}
 	entries = append(entries, s.state()...)

@@ -8,7 +8,10 @@ import (
 	"testing"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/testkit/microvm"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
@@ -130,6 +133,79 @@ func TestUnitOpens(t *testing.T) {
 	f, _ = unitOf(t, "[MicroVM]\nKernel=/k\nAccelerator=tcg\n")
 	if got := values(f, "Service", "DeviceAllow"); got != nil || values(f, "Service", "MemoryDenyWriteExecute")[0] != "no" {
 		t.Errorf("for emulation: DeviceAllow=%q", got)
+	}
+}
+
+// TestUnitOpensVSock: what connects the guest is opened where that is the kernel's
+// work; the sockets of a hypervisor that does it are of AF_UNIX.
+func TestUnitOpensVSock(t *testing.T) {
+	const text = "[MicroVM]\nHypervisor=%h\nKernel=/k\nInitrd=/i\nVSockCID=auto\nGuestSystemd=257\n[Unit]\nAfter=mine.service\n"
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		f, p := unitOf(t, microvm.For(text, hypervisor))
+		devices, families := []string{"/dev/kvm rw"}, []string{"AF_UNIX"}
+		var wants []string
+		after := []string{"mine.service"}
+		if !p.VM.VSock.Multiplexed {
+			devices, families = append(devices, "/dev/vhost-vsock rw"), append(families, "AF_VSOCK")
+			wants = []string{"modprobe@vhost_vsock.service"}
+			after = slices.Concat(wants, after)
+		}
+		for _, tt := range []struct {
+			section, key string
+			want         []string
+		}{
+			{"Service", "DeviceAllow", devices}, {"Service", "RestrictAddressFamilies", families},
+			{"Unit", "Wants", wants}, {"Unit", "After", after}, {"Service", "TimeoutStartSec", []string{"10min"}},
+		} {
+			if got := values(f, tt.section, tt.key); !slices.Equal(got, tt.want) {
+				t.Errorf("%s: [%s] %s= is %q, want %q", hypervisor, tt.section, tt.key, got, tt.want)
+			}
+		}
+	}
+	f, _ := unitOf(t, "[MicroVM]\nKernel=/k\n")
+	for _, key := range []string{"DeviceAllow", "RestrictAddressFamilies"} {
+		if got := values(f, "Service", key); len(got) != 1 {
+			t.Errorf("without a vsock %s= is %q", key, got)
+		}
+	}
+	if got := values(f, "Service", "TimeoutStartSec"); got != nil {
+		t.Errorf("a guest that nobody waits for has TimeoutStartSec=%q", got)
+	}
+}
+
+// TestGroups: the group of the devices is there once, whichever of them is needed.
+func TestGroups(t *testing.T) {
+	for lines, want := range map[string][]string{
+		"Accelerator=tcg":                     nil,
+		"Accelerator=tcg\nVSockCID=auto":      {"vmm"},
+		"Accelerator=kvm\nVSockCID=auto":      {"vmm"},
+		"Accelerator=auto":                    {"vmm"},
+		"Hypervisor=firecracker\nInitrd=/i":   {"vmm"},
+		"Hypervisor=firecracker\nVSockCID=77": {"vmm"},
+	} {
+		res := load(t, "[MicroVM]\nKernel=/k\n"+lines+"\n")
+		out, err := Unit(UnitSource{Plan: res.Plan, Resolved: res.Resolved, Main: "/etc/ampoule/vm.microvm", Program: "/usr/bin/ampoule", KVMGroup: "vmm"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := values(unitfile.Parse("unit", "main", out), "Service", "SupplementaryGroups"); !slices.Equal(got, want) {
+			t.Errorf("%q: SupplementaryGroups=%q, want %q", lines, got, want)
+		}
+	}
+}
+
+// TestSystemCalls: what a hypervisor needs is added behind what was taken away, and
+// before the lines of the user.
+func TestSystemCalls(t *testing.T) {
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		f, p := unitOf(t, microvm.For(microvm.Bare, hypervisor)+"[Service]\nSystemCallFilter=~mine\n")
+		want := []string{"@system-service", "~@privileged @resources"}
+		if len(p.VM.SystemCalls) > 0 {
+			want = append(want, strings.Join(p.VM.SystemCalls, " "))
+		}
+		if got := values(f, "Service", "SystemCallFilter"); !slices.Equal(got, append(want, "~mine")) {
+			t.Errorf("%s: SystemCallFilter=%q", hypervisor, got)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package run
 
 import (
 	"bytes"
-	"debug/elf"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/state"
+	"github.com/ampoule-vm/ampoule/internal/testkit/tinykernel"
 )
 
 // These run the hypervisors themselves, where a variable names a binary and KVM
@@ -39,38 +39,10 @@ func realCases(t *testing.T) []apiCase {
 	return out
 }
 
-// Machine code that is the same with 32 and 64 bits.
-const (
-	realWord     = "\x66\xba\xf8\x03\xb0O\xee\xb0K\xee\xb0\n\xee" // "OK\n" to the serial port
-	realLoop     = "\xeb\xfe"
-	realEcho     = "\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7\x66\xba\xf8\x03\xec\xee\xeb\xef"
-	realReset    = "\x66\xba\x64\x00\xb0\xfe\xee" // by the keyboard's controller
-	realPowerOff = "\x66\xba\x00\x06\xb0\x34\xee" // ACPI, at the port of cloud-hypervisor
-)
-
-// realKernel is an ELF file that both boot: one at its entry in 64 bits, the other
-// in 32 where the PVH note says.
 func realKernel(t testing.TB, code string) string {
 	t.Helper()
-	const address, headers = 0x1000000, 64 + 2*56
-	note := []byte{4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, 'X', 'e', 'n', 0, 0, 0, 0, 0}
-	binary.LittleEndian.PutUint32(note[16:], address)
-	head := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Entry: address, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 2}
-	copy(head.Ident[:], elf.ELFMAG+"\x02\x01\x01")
-	size := uint64(len(code))
-	var out bytes.Buffer
-	for _, v := range []any{
-		head,
-		elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 5, Off: headers + uint64(len(note)), Vaddr: address, Paddr: address, Filesz: size, Memsz: size, Align: 1},
-		elf.Prog64{Type: uint32(elf.PT_NOTE), Flags: 4, Off: headers, Filesz: uint64(len(note)), Memsz: uint64(len(note)), Align: 4},
-		note, []byte(code),
-	} {
-		if err := binary.Write(&out, binary.LittleEndian, v); err != nil {
-			t.Fatal(err)
-		}
-	}
 	path := filepath.Join(t.TempDir(), "vmlinux")
-	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(path, tinykernel.ELF(code), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -106,7 +78,7 @@ func TestRealStart(t *testing.T) {
 		if err := os.WriteFile(key, []byte(value), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tr := c.real(t, realWord+realLoop, "LoadCredential=KEY:"+key, "VCPU=2", "VSockCID=auto", "Disk=d.raw:size=16M", "MachineID=0123456789abcdef0123456789abcdef",
+		tr := c.real(t, tinykernel.Word+tinykernel.Loop, "LoadCredential=KEY:"+key, "VCPU=2", "VSockCID=auto", "Disk=d.raw:size=16M", "MachineID=0123456789abcdef0123456789abcdef",
 			"[Service]", "TimeoutStopSec=300ms").start()
 		tr.await("OK\n")
 		tr.stderr.await(t, "started, guest not observed")
@@ -180,7 +152,7 @@ func inMemory(t testing.TB, pid int, text string) (n int) {
 // What a guest types comes back: the console goes both ways.
 func TestRealConsole(t *testing.T) {
 	forEachReal(t, func(t *testing.T, c apiCase) {
-		tr := c.real(t, realWord+realEcho, "[Service]", "TimeoutStopSec=300ms").start()
+		tr := c.real(t, tinykernel.Word+tinykernel.Echo, "[Service]", "TimeoutStopSec=300ms").start()
 		tr.await("OK\n")
 		conn, err := net.Dial("unix", filepath.Join(tr.env["RUNTIME_DIRECTORY"], state.ConsoleName))
 		if err != nil {
@@ -200,11 +172,11 @@ func TestRealConsole(t *testing.T) {
 func TestRealEnds(t *testing.T) {
 	forEachReal(t, func(t *testing.T, c apiCase) {
 		if !c.reboots {
-			c.real(t, realWord+realReset+realLoop).start().want(ExitPoweredOff, "the guest rebooted, which ends firecracker")
+			c.real(t, tinykernel.Word+tinykernel.Reset+tinykernel.Loop).start().want(ExitPoweredOff, "the guest rebooted, which ends firecracker")
 			return
 		}
-		c.real(t, realWord+realPowerOff+realLoop).start().want(ExitPoweredOff, "the guest powered off")
-		tr := c.real(t, realWord+strings.Repeat("\x66\xba\x80\x00\xee", 50)+realReset+realLoop, "SetCredential=a:hush-hush-hush").start()
+		c.real(t, tinykernel.Word+tinykernel.PowerOff+tinykernel.Loop).start().want(ExitPoweredOff, "the guest powered off")
+		tr := c.real(t, tinykernel.Word+strings.Repeat(tinykernel.Pause, 50)+tinykernel.Reset+tinykernel.Loop, "SetCredential=a:hush-hush-hush").start()
 		for strings.Count(tr.stdout.String(), "OK\n") < 3 {
 			tr.await("OK\n")
 			time.Sleep(10 * time.Millisecond)
@@ -218,7 +190,7 @@ func TestRealEnds(t *testing.T) {
 // A hypervisor that is killed takes nothing with it and leaves nothing.
 func TestRealKilled(t *testing.T) {
 	forEachReal(t, func(t *testing.T, c apiCase) {
-		tr := c.real(t, realWord+realLoop, "VSockCID=auto").start()
+		tr := c.real(t, tinykernel.Word+tinykernel.Loop, "VSockCID=auto").start()
 		tr.await("OK\n")
 		if err := syscall.Kill(hypervisorPid(t, tr), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -232,11 +204,8 @@ func TestRealKilled(t *testing.T) {
 func TestRealRefusal(t *testing.T) {
 	forEachReal(t, func(t *testing.T, c apiCase) {
 		odd := filepath.Join(t.TempDir(), "vmlinux")
-		data, err := os.ReadFile(realKernel(t, realLoop))
-		if err != nil {
-			t.Fatal(err)
-		}
-		binary.LittleEndian.PutUint64(data[64+8:], 1<<40) // the segment lies beyond the file
+		data := tinykernel.ELF(tinykernel.Loop)
+		binary.LittleEndian.PutUint64(data[tinykernel.SegmentOffset:], 1<<40) // the segment lies beyond the file
 		if err := os.WriteFile(odd, data, 0o644); err != nil {
 			t.Fatal(err)
 		}

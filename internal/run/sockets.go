@@ -156,7 +156,12 @@ func (g *guest) openControl(e *links) error {
 	if g.dirs.Runtime == "" {
 		return errors.New("there is no place for the hypervisor's socket: set XDG_RUNTIME_DIR or RUNTIME_DIRECTORY")
 	}
-	ours, theirs, err := httpapi.Listen(g.dirs.Runtime, 1)
+	// A service manager may have made it a link to where the directory lies.
+	dir, err := filepath.EvalSymlinks(g.dirs.Runtime)
+	if err != nil {
+		return err
+	}
+	ours, theirs, err := httpapi.Listen(dir, 1)
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func playAPI(h *host, name string) {
 	h.sh("tr '\\0' ' ' </proc/"+pid+"/cmdline", says("--api-sock"))
 	// The key is in the process that is the guest, and nowhere that others can
 	// look: no argument, no file, no log, no unit, and nobody can reach the API.
-	h.sh("grep -l api-secret-0123456789 /proc/*/cmdline /proc/*/environ 2>/dev/null", exits(1))
+	h.sh("grep -l [a]pi-secret-0123456789 /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null", exits(1))
 	h.sh("grep -rl api-secret-0123456789 /run/ampoule /var/lib/private/ampoule /run/systemd/generator /var/log 2>/dev/null", exits(1))
 	h.sh("journalctl --no-pager | grep -c api-secret-0123456789", fails)
 	h.sh("ls -A /run/ampoule/vm/"+name, says("console", "run.json", "vsock"))
@@ -85,6 +85,6 @@ func playAPI(h *host, name string) {
 	h.sh("ampoule verify "+name, says(name+":"))
 	h.sh("systemctl stop "+unit+"; systemctl is-active "+unit, exits(3), within(time.Minute))
 	h.sh("journalctl --no-pager -n 5 -u "+unit, says("the guest did not power off within 2s and was killed"))
-	h.sh("systemctl reset-failed; pgrep -f /usr/bin/"+name, exits(1))
-	h.sh("ls -A /run/ampoule/vm/ 2>/dev/null | grep "+name, exits(1))
+	h.sh("systemctl reset-failed; pgrep -x -f '^/usr/bin/"+name+" .*'", exits(1))
+	h.sh("find /run/ampoule/vm/"+name+"/ 2>/dev/null", exits(1))
 }

@@ -24,6 +24,8 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/console"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
+	chfake "github.com/ampoule-vm/ampoule/internal/driver/cloudhypervisor/fake"
+	fcfake "github.com/ampoule-vm/ampoule/internal/driver/firecracker/fake"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
@@ -38,6 +40,8 @@ const leakVariable = "AMPOULE_TEST_LEAK"
 var program string
 
 func TestMain(m *testing.M) {
+	chfake.RunIfCalled()
+	fcfake.RunIfCalled()
 	if kind := os.Getenv(leakVariable); kind != "" {
 		os.Exit(leakingRun(kind, os.Args[len(os.Args)-1]))
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
+	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/spec"
@@ -361,12 +363,15 @@ func (l *loaded) said(e *layer.Entry, g *layer.Group) bool {
 	if value == "" && e.Section == spec.Section {
 		value = defaultOf(e.Key)
 	}
-	return value != "" && meaning(e.Key, value) == meaning(e.Key, e.Value)
+	return value != "" && l.meaning(e.Key, value) == l.meaning(e.Key, e.Value)
 }
 
 func defaultOf(key string) string {
-	if key == "GuestSystemd" {
+	switch key {
+	case "GuestSystemd":
 		return strconv.Itoa(spec.UnknownGuestSystemd)
+	case "Machine": // the other hypervisors take none
+		return "q35"
 	}
 	for _, row := range spec.Table() {
 		if row.Name == key {
@@ -376,13 +381,29 @@ func defaultOf(key string) string {
 	return ""
 }
 
-// meaning makes values equal that mean the same.
-func meaning(key, value string) string {
+// meaning makes values equal that mean the same to a VM's hypervisor.
+func (l *loaded) meaning(key, value string) string {
+	vm := &l.res.Plan.VM
 	switch n, err := spec.ParseSize(value); {
 	case key == "Memory" && err == nil:
 		return strconv.FormatInt(n, 10)
-	case key == "Readiness" && value == "auto":
+	case value != "auto":
+	case key == "Readiness":
+		if vm.VSock != nil && vm.GuestSystemd >= spec.NotifiesOverStreams {
+			return "guest"
+		}
 		return "started"
+	case key == "Accelerator" && refusedBy(vm.Hypervisor, "emulation"):
+		return "kvm"
+	case key == "CredentialChannel" && refusedBy(vm.Hypervisor, "channel smbios") && refusedBy(vm.Hypervisor, "channel fw_cfg"):
+		return "initrd"
+	case key == "VSockCID" && vm.VSock != nil && vm.VSock.Multiplexed:
+		return "3" // nobody else sees it
 	}
 	return value
+}
+
+// refusedBy reports whether a hypervisor does not have a feature.
+func refusedBy(hypervisor, feature string) bool {
+	return slices.ContainsFunc(driver.Find(all.Drivers(), hypervisor).Features(), func(f driver.Feature) bool { return f.Name == feature && f.Refusal != "" })
 }

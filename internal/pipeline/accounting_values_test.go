@@ -29,7 +29,7 @@ func microVMValues() map[string]values {
 		"Image":             {[]string{"/images/one", "/images/two", "/images/none"}, []string{"images", "/a/../b"}},
 		"Hypervisor":        {driver.Names(all.Drivers()), []string{"nosuch"}},
 		"HypervisorPath":    {[]string{"/usr/bin/vmm-a", "/opt/vmm-b"}, []string{"vmm", "/a/../b"}},
-		"HypervisorArgs":    {[]string{"-device usb-ehci", `-device "usb-tablet"`, "-smbios type=0"}, []string{"-m 5", `"open`, "a%"}},
+		"HypervisorArgs":    {[]string{"-device usb-ehci", `-device "usb-tablet"`, "-smbios type=0", "--seccomp log", "--log-file=/run/log", "--id one", "--boot-timer"}, []string{"-m 5", `"open`, "a%"}},
 		"Accelerator":       {[]string{"auto", "kvm", "tcg"}, []string{"vmx"}},
 		"Machine":           {[]string{"q35", "microvm"}, []string{"pc", "a b"}},
 		"VCPU":              {[]string{"1", "2", "3"}, []string{"0", "x", "4000"}},
@@ -41,7 +41,8 @@ func microVMValues() map[string]values {
 		"GuestSystemd":      {[]string{"252", "256", "257"}, []string{"251", "new"}},
 		"Disk":              {[]string{"data.raw:size=16M", "/srv/a.qcow2:qcow2,ro", "/srv/b.raw:serial=b", "c.raw:serial=b"}, []string{":ro", "a:zip"}},
 		"Console":           {[]string{"auto", "none"}, []string{"tty"}},
-		"Readiness":         {[]string{"auto", "started", "console:^login", "console:ready"}, []string{"guest", "console:("}},
+		"Readiness":         {[]string{"auto", "started", "guest", "console:^login", "console:ready"}, []string{"later", "console:("}},
+		"VSockCID":          {[]string{"auto", "3", "77"}, []string{"2", "4294967295", "any"}},
 		"LoadCredential":    {[]string{"A:/run/secrets/a", "A:/run/secrets/b", "B:/run/secrets/b", "%i:/run/secrets/i", "C", "outer:/run/secrets/o"}, []string{"a/b:/x", "A:x/y", "ampoule.x:/y"}},
 		"LoadCredentialEncrypted": {
 			[]string{"A:/run/secrets/a.cred", "B:/run/secrets/b.cred", accountedVM + ":/run/secrets/i.cred"}, []string{"B=/x"},

@@ -212,7 +212,18 @@ func decide(ctx spec.Context, resolved *layer.Resolved, root string, image sourc
 	case image.Dir != "":
 		p.VM.Image = &plan.Image{Path: image.Dir}
 	}
-	return vm, p, append(problems, refused...)
+	return vm, p, append(problems, chosen(refused, vm.Hypervisor)...)
+}
+
+// chosen adds to what a hypervisor refuses the line that chose it, which is the
+// other one that can be changed.
+func chosen(refused diag.List, hypervisor spec.Setting[string]) diag.List {
+	for i := range refused {
+		if p := &refused[i]; hypervisor.Set && p.Origin != hypervisor.From.Origin {
+			p.What += fmt.Sprintf(" (Hypervisor=%s, %s)", hypervisor.Value, hypervisor.From.Origin)
+		}
+	}
+	return refused
 }
 
 // build joins what every hypervisor has with the driver's part.

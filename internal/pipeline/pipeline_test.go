@@ -177,6 +177,7 @@ var badValues = map[string][]string{
 	"MachineID":               {"1234", "00000000000000000000000000000000"},
 	"GuestSystemd":            {"251", "v257"},
 	"Readiness":               {"guest", "console:", "console:(", "later"},
+	"VSockCID":                {"0", "2", "-3", "4294967295", "4294967299", "03x", "any"},
 	"LoadCredential":          {"a/b:/x", ":x", "a:rel/ative", "ampoule.x:/x", "a:/x/../y"},
 	"LoadCredentialEncrypted": {"a:rel/ative"},
 	"SetCredential":           {"a", "a:", `a:\q`, "ampoule.x:y"},
@@ -221,7 +222,7 @@ func TestOverridesCount(t *testing.T) {
 		"MachineID": strings.Repeat("a", 32), "GuestSystemd": "257", "Readiness": "started", "CredentialChannel": "fw_cfg",
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
-		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no",
+		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")
 	for _, row := range spec.Table() {

@@ -43,7 +43,7 @@ type listed struct {
 const listStates = `States:
   inactive          declared and loaded, and not running
   booting           started, and not ready yet
-  ready             the guest has said so
+  ready             the guest has said so, on its console or over vsock (Readiness=)
   started           running; the guest is not observed (Readiness=started)
   rebooting         the guest reboots
   powering off      the guest is about to end

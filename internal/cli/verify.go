@@ -53,7 +53,7 @@ The links:
   loaded       what systemd holds is what the files come to: no daemon-reload is due, no other file provides the unit, no drop-in of systemd's takes its command, its plan or its credentials away
   running      what runs was started from the plan that is loaded, and from the hypervisor, kernel, initrd and runner that lie on the disk now
   credentials  what was delivered, and by which channel; whether each source still has that value, is there, and is its owner's alone. Values are compared in memory, with what the running unit holds; none is kept. A source that is a socket or a FIFO is not asked
-  guest        its own word: what Readiness= waits for. Otherwise it is not observed
+  guest        its own word: what Readiness= waits for, on its console or over vsock. Otherwise it is not observed
 
 Notes break nothing: lines that do not count because of others, masks, VMs that were started by hand, drop-ins of systemd's without harm. Only root sees everything; for anybody else some links are not observed.
 

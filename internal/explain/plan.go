@@ -48,7 +48,7 @@ func fieldOrigins() []origin {
 		{"vm.console", []string{"Console"}, ""},
 		{"vm.machine_id", []string{"MachineID"}, ""},
 		{"vm.guest_systemd", []string{"GuestSystemd"}, ""},
-		{"vm.readiness", []string{"Readiness", "VSockCID", "GuestSystemd"}, ""},
+		{"vm.readiness", []string{"Readiness", "VSockCID", "GuestSystemd", "Runner"}, ""},
 		{"vm.stop_timeout_ms", []string{stop, "Service.TimeoutSec"}, ""},
 		{"vm.runner", []string{"Runner"}, ""},
 		{"vm.credentials", credentialKeys(""), ""},

@@ -19,7 +19,7 @@ import (
 
 // Host says where to look. The zero value is not usable; see [Local].
 type Host struct {
-	CPUInfo, MemInfo, Swaps, KVM, Group string
+	CPUInfo, MemInfo, Swaps, KVM, VHostVSock, Group string
 	// Cgroup is the file that names this process's control group, CgroupRoot
 	// where that tree is mounted.
 	Cgroup, CgroupRoot string
@@ -37,7 +37,7 @@ func Local() Host {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
 	return Host{
-		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm", Group: "/etc/group",
+		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm", VHostVSock: "/dev/vhost-vsock", Group: "/etc/group",
 		Cgroup: "/proc/self/cgroup", CgroupRoot: "/sys/fs/cgroup", Path: path,
 		Programs: ownPrograms(),
 	}

@@ -389,7 +389,7 @@ func (l *loaded) meaning(key, value string) string {
 		return strconv.FormatInt(n, 10)
 	case value != "auto":
 	case key == "Readiness":
-		if vm.VSock != nil && vm.GuestSystemd >= spec.NotifiesOverStreams {
+		if vm.VSock != nil && vm.GuestSystemd >= spec.NotifiesOverStreams && vm.Runner == "" {
 			return "guest"
 		}
 		return "started"

@@ -19,6 +19,7 @@ import (
 	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // Schema is the version of the plan's form. Run reads this one and the
@@ -132,7 +133,7 @@ const (
 // say how it goes, NotifyParameter the kernel's parameter that has it, and
 // NotifyRoom as long as its value can become.
 const (
-	NotifyCredential = "vmm.notify_socket"
+	NotifyCredential = spec.NotifyCredential
 	NotifyRoom       = "vsock-stream:2:4294967295"
 	NotifyParameter  = "systemd.set_credential=" + NotifyCredential + ":"
 )

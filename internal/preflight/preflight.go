@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -64,6 +65,7 @@ func Judge(ctx context.Context, p *plan.Plan, h host.Host, places Places) (Answe
 	a.Images = j.images
 	j.commandLine(a.Accelerator)
 	j.disks()
+	j.vsock()
 	j.runner()
 	j.problems.Sort()
 	return a, j.problems
@@ -107,8 +109,28 @@ func (j *judge) accelerator() (answer plan.Accelerator, emulated string) {
 			return c, emulated
 		}
 	}
-	j.fail("Accelerator", "kvm", "accepted: auto or tcg, which emulate the processor", "KVM is not usable here: %s", cmp.Or(why, "the plan does not name it"))
+	why = cmp.Or(why, "the plan does not name it")
+	if _, asked := j.plan.Origins["Accelerator"]; asked {
+		j.fail("Accelerator", "kvm", "accepted: auto or tcg, which emulate the processor, with a hypervisor that can", "KVM is not usable here: %s", why)
+	} else { // it is the hypervisor that has nothing else
+		j.fail("Hypervisor", j.plan.VM.Hypervisor, "accepted: a hypervisor that can emulate the processor", "it needs KVM, which is not usable here: %s", why)
+	}
 	return plan.Accelerator{}, ""
+}
+
+// vsock asks for the kernel's, where it is that which connects the guest.
+func (j *judge) vsock() {
+	v := j.plan.VM.VSock
+	if v == nil || v.Multiplexed {
+		return
+	}
+	if ok, why, cure := j.host.VSockUsable(); !ok {
+		value := "auto"
+		if v.CID != 0 {
+			value = strconv.FormatInt(v.CID, 10)
+		}
+		j.fail("VSockCID", value, cure, "this host's kernel connects no guests by vsock: %s", why)
+	}
 }
 
 // commandLine judges the kernel's command line, by itself and with what the

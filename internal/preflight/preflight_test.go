@@ -90,11 +90,20 @@ func TestJudgeFine(t *testing.T) {
 // Each mistake is an error at the line that made it, all of them at once.
 func TestJudgeRefuses(t *testing.T) {
 	for want, change := range map[string]func(*world){
-		"f:1: Hypervisor=qemu: the hypervisor is absent: none of absent is in $PATH":                            func(w *world) { w.plan.VM.Binary.Search = []string{"absent"} },
-		"f:1: HypervisorPath=/nowhere/q: the hypervisor cannot be started: no such file":                        func(w *world) { w.plan.VM.Binary.Path = "/nowhere/q" },
-		"f:1: HypervisorPath=/: the hypervisor cannot be started: this is a directory":                          func(w *world) { w.plan.VM.Binary.Path = "/" },
-		"f:1: Accelerator=kvm: KVM is not usable here: the processor shows":                                     func(w *world) { w.plan.VM.Accelerator = w.plan.VM.Accelerator[:1] },
-		"f:1: Accelerator=kvm: KVM is not usable here":                                                          func(w *world) { w.plan.VM.Accelerator = nil },
+		"f:1: Hypervisor=qemu: the hypervisor is absent: none of absent is in $PATH":     func(w *world) { w.plan.VM.Binary.Search = []string{"absent"} },
+		"f:1: HypervisorPath=/nowhere/q: the hypervisor cannot be started: no such file": func(w *world) { w.plan.VM.Binary.Path = "/nowhere/q" },
+		"f:1: HypervisorPath=/: the hypervisor cannot be started: this is a directory":   func(w *world) { w.plan.VM.Binary.Path = "/" },
+		"f:1: Accelerator=kvm: KVM is not usable here: the processor shows": func(w *world) {
+			w.plan.VM.Accelerator, w.plan.Origins["Accelerator"] = w.plan.VM.Accelerator[:1], diag.Origin{File: "f", Line: 1}
+		},
+		"f:1: Hypervisor=qemu: it needs KVM, which is not usable here: the processor shows": func(w *world) { w.plan.VM.Accelerator = w.plan.VM.Accelerator[:1] },
+		"f:1: Hypervisor=qemu: it needs KVM, which is not usable here":                      func(w *world) { w.plan.VM.Accelerator = nil },
+		"f:5: VSockCID=auto: this host's kernel connects no guests by vsock: /nowhere/vhost-vsock does not exist; modprobe vhost_vsock": func(w *world) {
+			w.host.VHostVSock, w.plan.VM.VSock, w.plan.Origins["VSockCID"] = "/nowhere/vhost-vsock", &plan.VSock{}, diag.Origin{File: "f", Line: 5}
+		},
+		"VSockCID=77: this host's kernel connects no guests by vsock": func(w *world) {
+			w.host.VHostVSock, w.plan.VM.VSock = "/", &plan.VSock{CID: 77}
+		},
 		"f:2: Kernel=/nowhere/k: no such file":                                                                  func(w *world) { w.plan.VM.Kernel = "/nowhere/k" },
 		"f:1: Initrd=/nowhere/i: no such file":                                                                  func(w *world) { w.plan.VM.Initrd = "/nowhere/i" },
 		"f:1: Memory=4K: kernel and initrd alone have 4220 bytes; accepted: more than 1M":                       func(w *world) { w.plan.VM.Memory = 4 << 10 },
@@ -134,6 +143,21 @@ func TestJudgeRefuses(t *testing.T) {
 	w.plan.VM.Disks = []plan.Disk{{Path: "d", Format: "raw", Size: 1 << 20, From: "Disk[0]"}}
 	if _, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state}); !strings.Contains(problems.Error(), "f:3: Disk=d: a symbolic link that leads nowhere") {
 		t.Errorf("%v", problems)
+	}
+}
+
+// A vsock that the hypervisor itself connects asks nothing of the host, and that of
+// the kernel its device.
+func TestJudgeVSock(t *testing.T) {
+	for _, multiplexed := range []bool{true, false} {
+		w := newWorld(t, true)
+		w.plan.VM.VSock = &plan.VSock{Multiplexed: multiplexed}
+		if !multiplexed {
+			w.host.VHostVSock = write(t, w.dir+"/vhost-vsock", "", 0o600)
+		}
+		if _, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state}); len(problems) != 0 {
+			t.Errorf("multiplexed %v: %v", multiplexed, problems)
+		}
 	}
 }
 

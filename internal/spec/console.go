@@ -24,7 +24,7 @@ func consoleRows() []Row {
 			Help: "When the VM counts as started. started: as soon as the hypervisor runs the guest; nothing is then known of the guest itself. " +
 				"guest: when its systemd, 254 or later, says over vsock that it is ready (VSockCID=). " +
 				"console:REGEX: when a line on the console, the last unfinished one included, matches the regular expression (RE2 syntax). " +
-				"auto is guest where VSockCID= and GuestSystemd=254 or more are set, and else started.",
+				"auto is guest where VSockCID= and GuestSystemd=254 or more are set and Runner= is not, and else started.",
 			apply: setScalar(func(vm *VM) *Setting[Readiness] { return &vm.Readiness }, ParseReadiness),
 		},
 	}

@@ -251,5 +251,6 @@ func (r *reader) check() {
 	r.checkImage()
 	r.checkDisks()
 	r.checkCredentials()
+	r.checkNotify()
 	r.checkCommandLine()
 }

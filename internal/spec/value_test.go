@@ -293,3 +293,16 @@ func FuzzWords(f *testing.F) {
 		_ = fmt.Sprint(JoinCommandLine([]string{s}))
 	})
 }
+
+func TestParseCID(t *testing.T) {
+	for in, want := range map[string]int64{"auto": AnyCID, "3": 3, "77": 77, "4294967294": 1<<32 - 2} {
+		if got, err := parseCID(in); got != want || err != nil {
+			t.Errorf("%s: %d, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "0", "1", "2", "-3", "+3", "4294967295", "4294967299", "3.0", "0x3", "any", "auto ", "18446744073709551619"} {
+		if got, err := parseCID(in); err == nil {
+			t.Errorf("%q is taken for %d", in, got)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 )
@@ -40,6 +41,23 @@ func parseCID(s string) (int64, error) {
 	return int64(n), nil
 }
 
+// NotifyCredential is the credential by which a guest's systemd learns where it can
+// say how it goes (systemd(1)).
+const NotifyCredential = "vmm.notify_socket"
+
+// checkNotify refuses a credential that says the guest's systemd another place than
+// the one where it is heard.
+func (r *reader) checkNotify() {
+	if !r.vm.VSockCID.Set {
+		return
+	}
+	for _, c := range r.vm.Credentials {
+		if name := cmp.Or(c.Guest, c.ID); name == NotifyCredential {
+			c.From.Errorf(r.problems, "remove it, or remove VSockCID=", "with VSockCID= (%s) Ampoule itself tells the guest's systemd where it is heard", r.vm.VSockCID.From.Origin)
+		}
+	}
+}
+
 // checkReadiness decides what Readiness=auto is, and refuses what can never come.
 func (r *reader) checkReadiness() {
 	vm := r.vm
@@ -61,12 +79,12 @@ func (r *reader) checkReadiness() {
 }
 
 // Ready is Readiness= with auto decided: by the guest's own word where it is known
-// to give one.
+// to give one, and nobody else's program decides whether there is a guest.
 func (vm *VM) Ready() Readiness {
 	switch ready := vm.Readiness.Value; {
 	case ready.Mode != "auto":
 		return ready
-	case vm.VSockCID.Set && vm.GuestSystemd.Value >= NotifiesOverStreams:
+	case vm.VSockCID.Set && vm.GuestSystemd.Value >= NotifiesOverStreams && !vm.Runner.Set:
 		return Readiness{Mode: "guest"}
 	}
 	return Readiness{Mode: "started"}

@@ -105,6 +105,7 @@ func check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d bytes", maxSerial), "the serial number is longer than a virtio disk has room for")
 		}
 	}
+	driver.CheckASCII(vm, problems)
 	driver.CheckArguments(vm, arguments(), "cloud-hypervisor takes the options of a VM only if all of it stands on its command line, and Ampoule hands it over by the API", problems)
 }
 

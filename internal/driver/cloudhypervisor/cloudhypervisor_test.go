@@ -25,6 +25,8 @@ func TestContract(t *testing.T) {
 		{Name: "emulation", Lines: []string{"Accelerator=tcg"}, Refused: "needs KVM", Feature: "emulation"},
 		{Name: "fw_cfg", Lines: []string{"CredentialChannel=fw_cfg"}, Refused: "no fw_cfg", Feature: "channel fw_cfg"},
 		{Name: "initrd channel without an initrd", Lines: []string{"CredentialChannel=initrd"}, Refused: "has no root="},
+		{Name: "kernel command line beyond ASCII", Lines: []string{"KernelCommandLine=quiet a=ü"}, Refused: "KernelCommandLine=a=…: cloud-hypervisor takes a kernel command line of printable ASCII"},
+		{Name: "kernel command line with a tab", Lines: []string{`KernelCommandLine="a\tb"`}, Refused: "KernelCommandLine=…: cloud-hypervisor takes"},
 		{Name: "too many processors", Lines: []string{"VCPU=255"}, Refused: "1 to 254"},
 		{Name: "serial", Lines: []string{"Disk=/a:serial=" + strings.Repeat("s", 21)}, Refused: "20 bytes"},
 		{Name: "verbose", Lines: []string{"HypervisorArgs=-v"}, Refused: "the credentials included"},

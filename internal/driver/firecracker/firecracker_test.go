@@ -18,6 +18,7 @@ func TestContract(t *testing.T) {
 		}},
 		{Name: "vsock with a number", Lines: []string{"Initrd=/i", "VSockCID=77", "Readiness=guest"}},
 		{Name: "root without an initrd", Lines: []string{"KernelCommandLine=root=/dev/vda", "CredentialChannel=initrd"}},
+		{Name: "kernel command line beyond ASCII", Lines: []string{"Initrd=/i", "KernelCommandLine=a=ü"}},
 		{Name: "own binary", Lines: []string{"Initrd=/i", "HypervisorPath=/opt/fc"}},
 
 		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},

@@ -37,18 +37,26 @@ func CheckArguments(vm *spec.VM, known []Argument, other string, problems *diag.
 			at.Shown += "=" + diag.Elided
 		}
 		a := find(known, name)
+		// What follows an option that is not taken is its value, and no mistake more.
+		skip := !joined && i+1 < len(vm.HypervisorArgs) && !strings.HasPrefix(vm.HypervisorArgs[i+1].Text, "-")
 		switch {
 		case !strings.HasPrefix(name, "-"):
 			at.Shown = diag.Elided
 			at.Errorf(problems, accepted, "a word that is no option")
+			skip = false
 		case a == nil:
 			at.Errorf(problems, accepted, "%s", other)
 		case a.Refused != "":
 			at.Errorf(problems, a.Use, "%s", a.Refused)
 		case a.Value && !joined:
-			if i++; i == len(vm.HypervisorArgs) {
+			if skip = i+1 < len(vm.HypervisorArgs); !skip {
 				at.Errorf(problems, accepted, "the value of this option is missing")
 			}
+		default:
+			skip = false
+		}
+		if skip {
+			i++
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
@@ -126,7 +127,11 @@ func (sel *selection) addFlags(cmd *cobra.Command) {
 		var out []string
 		for _, row := range spec.Table() {
 			out = append(out, row.Name+"=")
-			for _, w := range row.Words {
+			words := row.Words
+			if row.Name == "Hypervisor" {
+				words = driver.Names(all.Drivers())
+			}
+			for _, w := range words {
 				out = append(out, row.Name+"="+w)
 			}
 		}

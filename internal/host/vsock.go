@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +19,7 @@ func (h Host) VSockUsable() (ok bool, why, cure string) {
 		return true, "", ""
 	case os.IsNotExist(err):
 		return false, h.VHostVSock + " does not exist", "modprobe vhost_vsock"
-	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return false, "nothing is behind " + h.VHostVSock, "modprobe vhost_vsock"
 	case os.IsPermission(err):
 		return false, fmt.Sprintf("uid %d may not open %s for reading and writing", os.Geteuid(), h.VHostVSock), "join the group of the device"

@@ -13,7 +13,7 @@ import (
 func hypervisorRows() []Row {
 	return []Row{
 		{
-			Name: "Hypervisor", Form: "NAME", Default: "qemu", Accepted: "accepted: the name of a hypervisor", Words: []string{"qemu", "cloud-hypervisor", "firecracker"},
+			Name: "Hypervisor", Form: "NAME", Default: "qemu", Accepted: "accepted: the name of a hypervisor",
 			Help: "The program that runs the VM. qemu is told of it by its command line, cloud-hypervisor and firecracker by their APIs.",
 			apply: func(r *reader, value string, from From) error {
 				set := setScalar(func(vm *VM) *Setting[string] { return &vm.Hypervisor },

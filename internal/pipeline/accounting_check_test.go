@@ -11,6 +11,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/layer"
+	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/source"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
@@ -174,13 +175,15 @@ func (l *loaded) refuses(file string, line int, w *written) bool {
 	return false
 }
 
-// missed reports whether the credential channel that a line asks for is refused,
-// naming the key of an assignment. That is right without a line: what the channel
-// lacks, an initial RAM disk or root= on the kernel's command line, stands
-// nowhere; the line that can be cured is the one that asks.
+// missed reports whether a line is refused that asks for what an assignment takes
+// away, naming the key of that. It is right without a line: what a credential channel
+// lacks, an initial RAM disk or root= on the kernel's command line, or the vsock over
+// which a guest would say that it is ready, stands nowhere; the line that can be cured
+// is the one that asks.
 func (l *loaded) missed(w *written) bool {
-	return (w.key == "Initrd" || w.key == "KernelCommandLine") && slices.ContainsFunc(l.res.Problems, func(p diag.Problem) bool {
-		return p.Severity == diag.Error && p.Key == "CredentialChannel" && strings.Contains(p.What, w.key+"=")
+	asks := map[string]string{"Initrd": "CredentialChannel", "KernelCommandLine": "CredentialChannel", "VSockCID": "Readiness"}
+	return slices.ContainsFunc(l.res.Problems, func(p diag.Problem) bool {
+		return p.Severity == diag.Error && p.Key == asks[w.key] && strings.Contains(p.What+p.Accepted, w.key+"=")
 	})
 }
 
@@ -395,12 +398,23 @@ func (l *loaded) meaning(key, value string) string {
 		return "started"
 	case key == "Accelerator" && refusedBy(vm.Hypervisor, "emulation"):
 		return "kvm"
-	case key == "CredentialChannel" && refusedBy(vm.Hypervisor, "channel smbios") && refusedBy(vm.Hypervisor, "channel fw_cfg"):
-		return "initrd"
+	case key == "CredentialChannel" && len(channelsOf(vm)) == 1:
+		return channelsOf(vm)[0]
 	case key == "VSockCID" && vm.VSock != nil && vm.VSock.Multiplexed:
 		return "3" // nobody else sees it
 	}
 	return value
+}
+
+// channelsOf are the channels that a VM has, whatever CredentialChannel= says.
+func channelsOf(vm *plan.VM) []string {
+	as := spec.VM{Initrd: spec.Setting[string]{Set: vm.Initrd != ""}}
+	for _, w := range vm.KernelCommandLine {
+		as.KernelCommandLine = append(as.KernelCommandLine, spec.Word{Text: w})
+	}
+	return slices.DeleteFunc([]string{"smbios", "fw_cfg", "initrd"}, func(name string) bool {
+		return refusedBy(vm.Hypervisor, "channel "+name) || name == "smbios" && vm.Machine == "microvm" || name == "initrd" && driver.InitrdChannel(&as).Refused != ""
+	})
 }
 
 // refusedBy reports whether a hypervisor does not have a feature.

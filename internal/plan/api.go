@@ -137,15 +137,19 @@ func fieldQuestions() []Question {
 
 // check refuses requests that Ampoule never makes.
 func (a *API) check() error {
-	requests := append([]Request{a.Alive}, a.Start...)
+	others := []Request{a.Alive}
 	if a.Power != nil {
-		requests = append(requests, *a.Power)
+		others = append(others, *a.Power)
 	}
 	if len(a.Start) == 0 {
 		return fmt.Errorf("vm.api.start: nothing starts the guest")
 	}
-	for _, r := range requests {
-		if err := r.check(); err != nil {
+	for i, r := range slices.Concat(others, a.Start) {
+		err := r.check()
+		if err == nil && i < len(others) && slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask != "" }) {
+			err = fmt.Errorf("it asks, and starts nothing")
+		}
+		if err != nil {
 			return fmt.Errorf("vm.api: the request %s: %w", strconv.Quote(r.Path), err)
 		}
 	}

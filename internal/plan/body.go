@@ -54,9 +54,7 @@ func (r *Request) Render(answer func(Question) (Answer, error)) ([]Chunk, error)
 			if err != nil {
 				return nil, err
 			}
-			if a.JSON == nil && !a.Hole {
-				continue
-			}
+			leaf.absent = a.JSON == nil && !a.Hole
 			if leaf.json = a.JSON; a.Hole {
 				leaf.hole = f.Ask
 			}
@@ -64,6 +62,9 @@ func (r *Request) Render(answer func(Question) (Answer, error)) ([]Chunk, error)
 		if err := root.put(f.At, leaf); err != nil {
 			return nil, fmt.Errorf("the field %s: %w", strconv.Quote(f.At), err)
 		}
+	}
+	if _, err := root.prune(); err != nil {
+		return nil, err
 	}
 	w := &chunks{}
 	w.node(root)
@@ -74,13 +75,38 @@ func (r *Request) Render(answer func(Question) (Answer, error)) ([]Chunk, error)
 type node struct {
 	json []byte
 	hole Question
+	// absent keeps the place of what is left out, until all have theirs.
+	absent bool
 	// list: the members have no names but numbers.
 	list    bool
 	names   []string
 	members []*node
 }
 
-func (n *node) leaf() bool { return n.json != nil || n.hole != "" }
+func (n *node) leaf() bool { return n.json != nil || n.hole != "" || n.absent }
+
+// prune takes out what is absent, and reports whether anything is left. Of a list
+// nothing may be missing: what is behind it would move.
+func (n *node) prune() (left bool, err error) {
+	if n.leaf() {
+		return !n.absent, nil
+	}
+	var names []string
+	var members []*node
+	for i, m := range n.members {
+		present, err := m.prune()
+		switch {
+		case err != nil:
+			return false, err
+		case present:
+			names, members = append(names, n.names[i]), append(members, m)
+		case n.list && len(n.members) > 1:
+			return false, fmt.Errorf("an element of a list in the body of a request is left out")
+		}
+	}
+	n.names, n.members = names, members
+	return len(members) > 0, nil
+}
 
 // put hangs a leaf where a pointer leads, with what has to be in between.
 func (n *node) put(pointer string, leaf *node) error {

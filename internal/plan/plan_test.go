@@ -6,12 +6,15 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/testkit/microvm"
 )
 
 const everything = `[MicroVM]
@@ -50,7 +53,11 @@ func load(t testing.TB, text string) *plan.Plan {
 
 func seeds(t testing.TB) (out [][]byte) {
 	t.Helper()
-	for _, text := range []string{everything, "[MicroVM]\nKernel=/k\n", "[MicroVM]\nKernel=/k\nMachine=microvm\nConsole=none\nSetCredential=x:y\n"} {
+	texts := []string{everything, "[MicroVM]\nKernel=/k\n", "[MicroVM]\nKernel=/k\nMachine=microvm\nConsole=none\nSetCredential=x:y\n"}
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		texts = append(texts, microvm.Everything(t, hypervisor), microvm.For(microvm.Bare, hypervisor))
+	}
+	for _, text := range texts {
 		out = append(out, load(t, text).JSON())
 	}
 	return out
@@ -65,6 +72,8 @@ func FuzzParse(f *testing.F) {
 		f.Add(seed[:len(seed)/2])
 		f.Add(bytes.ReplaceAll(seed, []byte(`[]`), []byte(`null`)))
 		f.Add(bytes.ReplaceAll(seed, []byte(`"raw"`), []byte(`"odd"`)))
+		f.Add(bytes.ReplaceAll(seed, []byte(`"at":"/`), []byte(`"at":"/0/`)))
+		f.Add(bytes.ReplaceAll(seed, []byte(`"PUT"`), []byte(`"GET"`)))
 	}
 	for _, text := range []string{"", "{}", `{"schema":1}`, `{"schema":1,"vm":null}`, `{"schema":1}{}`, `[1]`, "\xff", `{"schema":1,"vm":{"name":"\ud800"}}`} {
 		f.Add([]byte(text))
@@ -210,6 +219,113 @@ func TestForeignPlans(t *testing.T) {
 		_, err := plan.Parse(p.JSON())
 		if err == nil || !strings.HasPrefix(err.Error(), "the plan cannot be carried out: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// The same of plans with requests, of every hypervisor that has some.
+func TestForeignAPIPlans(t *testing.T) {
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		text := microvm.Everything(t, hypervisor)
+		if load(t, text).VM.API == nil {
+			continue
+		}
+		for want, change := range map[string]func(*plan.VM){
+			"vm.api: requests go over http":      func(vm *plan.VM) { vm.API = nil },
+			"vm.api: requests go over http, ":    func(vm *plan.VM) { vm.Control = plan.QMP },
+			"vm.api.start: nothing starts":       func(vm *plan.VM) { vm.API.Start = nil },
+			"the method is none of":              func(vm *plan.VM) { vm.API.Start[0].Method = "CONNECT" },
+			"not the path of a request":          func(vm *plan.VM) { vm.API.Alive.Path = "http://elsewhere/" },
+			"a question that this version":       func(vm *plan.VM) { vm.API.Start[0].Body[0] = plan.AskAt("/x", "weather", "") },
+			"not a JSON pointer to a member":     func(vm *plan.VM) { vm.API.Start[0].Body[0].At = "x" },
+			"it has a value already":             func(vm *plan.VM) { vm.API.Start[0].Body[1].At = vm.API.Start[0].Body[0].At },
+			"not a whole number":                 func(vm *plan.VM) { vm.API.Start[0].Body[0].Value = "many" },
+			"vm.api.halted: the pattern":         func(vm *plan.VM) { vm.API.Halted = "[" },
+			"vm.api.events: a meaning":           func(vm *plan.VM) { vm.API.Events = []plan.Event{{}} },
+			`the part for "initrd" is there 0`:   func(vm *plan.VM) { unask(vm, plan.AskInitrd) },
+			`the part for "channel" is there 0`:  func(vm *plan.VM) { unask(vm, plan.AskChannel) },
+			`the part for "kernel-command-line"`: func(vm *plan.VM) { unask(vm, plan.AskCommandLine) },
+			`the part for "vsock" is there 0`:    func(vm *plan.VM) { unask(vm, plan.AskVSock) },
+			`the part for "control" is there 0`:  func(vm *plan.VM) { unask(vm, plan.AskControl) },
+			`the part for "initrd" is there 2`: func(vm *plan.VM) {
+				vm.API.Start[1].Body = append(vm.API.Start[1].Body, plan.AskAt("/twice", plan.AskInitrd, ""))
+			},
+			"the part for the console is there 0": func(vm *plan.VM) { unask(vm, plan.AskStdio) },
+			"the part for the console is there 2": func(vm *plan.VM) { vm.Command = append(vm.Command, plan.Part{Ask: plan.AskStdio}) },
+			"words where none belong":             func(vm *plan.VM) { vm.Command[part(vm, plan.AskStdio)].Words = []string{"x"} },
+			"have no {fd} in them":                func(vm *plan.VM) { vm.Command[part(vm, plan.AskControl)].Words = []string{"x"} },
+			"have no {cid} in them": func(vm *plan.VM) {
+				vm.Command = append(vm.Command, plan.Part{Ask: plan.AskVSock, Words: []string{"{fd}"}})
+			},
+			"is not the number of a guest":  func(vm *plan.VM) { vm.VSock.CID = math.MaxUint32 },
+			"it waits for the guest's word": func(vm *plan.VM) { vm.VSock, vm.Readiness = nil, plan.Readiness{Mode: "guest"} },
+			"go into the body of a request": func(vm *plan.VM) {
+				vm.Channels = []plan.Channel{{Name: "x", Encoding: plan.OEMStrings, Each: []string{"{fd}"}}}
+			},
+			"structures of SMBIOS have limits": func(vm *plan.VM) {
+				ask(vm, plan.AskChannel)
+				vm.Channels = []plan.Channel{{Name: "x", Encoding: plan.OEMStrings, MaxCount: 1}}
+			},
+		} {
+			p := load(t, text)
+			change(&p.VM)
+			p.Seal()
+			_, err := plan.Parse(p.JSON())
+			if err == nil || !strings.HasPrefix(err.Error(), "the plan cannot be carried out: ") || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %s: %v", hypervisor, want, err)
+			}
+		}
+	}
+}
+
+// unask takes a question out of a plan.
+func unask(vm *plan.VM, q plan.Question) {
+	vm.Command = without(vm.Command, q)
+	for i := range vm.API.Start {
+		r := &vm.API.Start[i]
+		r.Body = slices.DeleteFunc(r.Body, func(f plan.Field) bool { return f.Ask == q })
+	}
+}
+
+// ask has a request ask what the command line asked.
+func ask(vm *plan.VM, q plan.Question) {
+	unask(vm, q)
+	vm.API.Start[0].Body = append(vm.API.Start[0].Body, plan.AskAt("/asked", q, ""))
+}
+
+// TestDigestsOfRequests: what is asked is in the digest of the VM, and where it
+// comes from is not; nor is what only concerns the host.
+func TestDigestsOfRequests(t *testing.T) {
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		text := microvm.Everything(t, hypervisor)
+		if load(t, text).VM.API == nil {
+			continue
+		}
+		for name, c := range map[string]struct {
+			change  func(*plan.VM)
+			changes bool
+		}{
+			"from":         {func(vm *plan.VM) { vm.API.Start[0].Body[0].From = "Memory" }, false},
+			"formats":      {func(vm *plan.VM) { vm.KernelFormats = nil }, false},
+			"system calls": {func(vm *plan.VM) { vm.SystemCalls = append(vm.SystemCalls, "bpf") }, false},
+			"value":        {func(vm *plan.VM) { vm.API.Start[0].Body[0].Value = "9" }, true},
+			"place":        {func(vm *plan.VM) { vm.API.Start[0].Body[0].At = "/x" }, true},
+			"path":         {func(vm *plan.VM) { vm.API.Start[0].Path = "/x" }, true},
+			"sign of life": {func(vm *plan.VM) { vm.API.Alive.Path = "/x" }, true},
+			"power":        {func(vm *plan.VM) { vm.API.Power = nil }, true},
+			"oldest":       {func(vm *plan.VM) { vm.API.Oldest = "0" }, true},
+			"vsock":        {func(vm *plan.VM) { vm.VSock.CID++ }, true},
+			"multiplexed":  {func(vm *plan.VM) { vm.VSock.Multiplexed = false }, true},
+			"kind of event": {func(vm *plan.VM) {
+				vm.API.Events = append(vm.API.Events, plan.Event{Source: "a", Means: plan.Panicked})
+			}, true},
+		} {
+			p := load(t, text)
+			before := p.Digest
+			c.change(&p.VM)
+			if p.Seal(); (p.Digest != before) != c.changes {
+				t.Errorf("%s: %s: the digest changed: %v", hypervisor, name, p.Digest != before)
+			}
 		}
 	}
 }

@@ -100,9 +100,10 @@ func (s UnitSource) accelerator() []unitfile.Entry {
 	return append(out, entry("", "MemoryDenyWriteExecute", "yes"))
 }
 
-// asked is what Accelerator= says.
+// asked is what Accelerator= says. A hypervisor may have only one, though nobody
+// asked for it.
 func (s UnitSource) asked() string {
-	if len(s.Plan.VM.Accelerator) == 1 {
+	if _, said := s.Plan.Origins["Accelerator"]; said && len(s.Plan.VM.Accelerator) == 1 {
 		return s.Plan.VM.Accelerator[0].Name
 	}
 	return "auto"

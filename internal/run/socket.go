@@ -78,26 +78,61 @@ func (g *guest) unshare() {
 // process of another user than the socket's takes its place: what an operator
 // types into a console is for it alone.
 func DialConsole(i state.Instance) (*net.UnixConn, error) {
-	path := filepath.Join(i.Dir, state.ConsoleName)
+	s, err := holdSocket(filepath.Join(i.Dir, state.ConsoleName))
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.name(), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("connecting with %s: %w", s.path, errors.Unwrap(err))
+	}
+	if err := s.checkPeer(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// heldSocket is a socket in a VM's runtime directory that stays the one that was
+// looked at, whatever becomes of its name.
+type heldSocket struct {
+	path  string
+	fd    int
+	owner uint32
+}
+
+// holdSocket opens a socket, and no link in its place.
+func holdSocket(path string) (*heldSocket, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
 		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		unix.Close(fd)
 		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("this is not a socket")}
 	}
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d", fd), Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("connecting with %s: %w", path, errors.Unwrap(err))
+	return &heldSocket{path, fd, st.Uid}, nil
+}
+
+// name is short, whatever the path is: an address has room for 107 bytes.
+func (s *heldSocket) name() string { return fmt.Sprintf("/proc/self/fd/%d", s.fd) }
+
+func (s *heldSocket) close() { unix.Close(s.fd) }
+
+// checkPeer refuses a server that is of another user than the socket.
+func (s *heldSocket) checkPeer(conn net.Conn) error {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.ErrUnsupported
 	}
-	if uid, err := console.PeerUID(conn); err != nil || uid != int(st.Uid) {
-		conn.Close()
-		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("it is served by another user than its owner")}
+	if uid, err := console.PeerUID(u); err != nil || uid != int(s.owner) {
+		return &os.PathError{Op: "open", Path: s.path, Err: errors.New("it is served by another user than its owner")}
 	}
-	return conn, nil
+	return nil
 }

@@ -24,6 +24,7 @@ const (
 	Systemd Need = "systemd" // systemd-creds and systemd's binary
 	Cpio    Need = "cpio"    // GNU cpio
 	Packers Need = "packers" // cpio, gzip, bzip2, xz, lz4 and zstd
+	SSHD    Need = "sshd"    // OpenSSH's client and server
 	VM      Need = "vm"      // AMPOULE_VM=canary or all
 	VMAll   Need = "vm-all"  // AMPOULE_VM=all
 )
@@ -56,6 +57,8 @@ func lack(n Need) string {
 		return program("cpio")
 	case Packers:
 		return first(program("cpio"), program("gzip"), program("bzip2"), program("xz"), program("lz4"), program("zstd"))
+	case SSHD:
+		return first(program("ssh"), program("ssh-keygen"), program("/usr/sbin/sshd"))
 	case VM:
 		if level == "canary" || level == "all" {
 			return ""
@@ -81,7 +84,8 @@ func first(reasons ...string) string {
 
 // All skips the test where one of the needs is not met, or fails it where the
 // environment promises that need. VM and VMAll are wishes of whoever runs the
-// tests and are never promised.
+// tests and are never promised; SSHD is so only by its name, since who installs
+// that opens a port of the machine.
 func All(t testing.TB, needs ...Need) {
 	t.Helper()
 	for _, n := range needs {
@@ -89,7 +93,7 @@ func All(t testing.TB, needs ...Need) {
 		if reason == "" {
 			continue
 		}
-		if n != VM && n != VMAll && promised(os.Getenv("AMPOULE_REQUIRE"), n) {
+		if promised(os.Getenv("AMPOULE_REQUIRE"), n) {
 			t.Fatalf("this machine was promised to have %q: %s", n, reason)
 		}
 		t.Skip(reason)
@@ -98,5 +102,11 @@ func All(t testing.TB, needs ...Need) {
 
 func promised(list string, n Need) bool {
 	words := strings.Fields(list)
+	switch n {
+	case VM, VMAll:
+		return false
+	case SSHD:
+		return slices.Contains(words, string(n))
+	}
 	return slices.Contains(words, "all") || slices.Contains(words, string(n))
 }

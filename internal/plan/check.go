@@ -203,6 +203,12 @@ func checkDescriptor(vm *VM, part Part) error {
 			return nil
 		}
 	case AskVSock:
+		if vm.VSock != nil && vm.VSock.Multiplexed {
+			if !strings.Contains(words, "{path}") {
+				return fmt.Errorf("the words have no {path} in them")
+			}
+			return nil
+		}
 		if !strings.Contains(words, "{cid}") {
 			return fmt.Errorf("the words have no {cid} in them")
 		}

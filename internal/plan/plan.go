@@ -230,8 +230,8 @@ const (
 	AskStdio Question = "console-stdio"
 	// AskEvents is an inherited descriptor to which the hypervisor writes events.
 	AskEvents Question = "events"
-	// AskVSock is the path of a multiplexed vsock, or, behind Words with {fd} and
-	// {cid}, that of the kernel.
+	// AskVSock is the path of a multiplexed vsock, in Words at {path}, or, in Words
+	// with {fd} and {cid}, that of the kernel.
 	AskVSock Question = "vsock"
 	// AskKernel is the path of the kernel by a descriptor, so that the guest
 	// reboots with what it was started with; AskLandlock is true where the

@@ -195,6 +195,14 @@ func TestForeignPlans(t *testing.T) {
 		"it waits for the guest's word": func(vm *plan.VM) { vm.Readiness.Mode = "guest" },
 		"is not the number of a guest":  func(vm *plan.VM) { vm.VSock = &plan.VSock{CID: 2} },
 		`the part for "vsock" is`:       func(vm *plan.VM) { vm.VSock = &plan.VSock{} },
+		"have no {cid}": func(vm *plan.VM) {
+			vm.VSock = &plan.VSock{}
+			vm.Command = append(vm.Command, plan.Part{Ask: plan.AskVSock, Words: []string{"{path}{fd}"}})
+		},
+		"have no {path}": func(vm *plan.VM) {
+			vm.VSock = &plan.VSock{Multiplexed: true}
+			vm.Command = append(vm.Command, plan.Part{Ask: plan.AskVSock, Words: []string{"{cid}{fd}"}})
+		},
 		"vm.control":                    func(vm *plan.VM) { vm.Control = "rpc" },
 		"vm.api: requests go over http": func(vm *plan.VM) { vm.Control = plan.HTTP },
 		`vm.command: the part for "a`:   func(vm *plan.VM) { vm.Command, vm.Console, vm.Readiness = nil, false, plan.Readiness{Mode: "started"} },

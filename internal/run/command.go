@@ -84,7 +84,7 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 		case plan.AskEvents:
 			c.addFile(part, a.events)
 		case plan.AskVSock:
-			c.addFile(part, a.vhost, "{cid}", strconv.FormatUint(uint64(a.cid), 10))
+			c.addFile(part, a.vhost, "{cid}", strconv.FormatUint(uint64(a.cid), 10), "{path}", a.vsockPath)
 		case plan.AskCommandLine:
 			var line string
 			if line, err = kernelLine(p, a); err == nil {

@@ -26,6 +26,31 @@ func ends(t testing.TB) (control, console *os.File) {
 	return r, w
 }
 
+// A vsock is the kernel's, by a descriptor and a number, or one by its path.
+func TestAssembleVSock(t *testing.T) {
+	control, console := ends(t)
+	device, _ := ends(t)
+	for _, c := range []struct {
+		words   string
+		sockets sockets
+		want    string
+	}{
+		{"guest-cid={cid},vhostfd={fd}", sockets{vhost: device, cid: 7}, "guest-cid=7,vhostfd=5"},
+		{"path={path}", sockets{vsockPath: "/run/web/vsock"}, "path=/run/web/vsock"},
+	} {
+		p := makePlan(t)
+		p.VM.Command = append(p.VM.Command, plan.Part{Ask: plan.AskVSock, Words: []string{c.words}})
+		c.sockets.control, c.sockets.console = control, console
+		got, err := assemble(p, answers{accelerator: p.VM.Accelerator[len(p.VM.Accelerator)-1], sockets: c.sockets})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := got.argv[len(got.argv)-1]; last != c.want {
+			t.Errorf("%s became %s", c.words, last)
+		}
+	}
+}
+
 func TestAssemble(t *testing.T) {
 	p := makePlan(t, "Machine=microvm", "KernelCommandLine=quiet", "CredentialChannel=fw_cfg", "HypervisorArgs=-msg timestamp=on")
 	control, console := ends(t)

@@ -47,11 +47,12 @@ func (g *guest) hears() <-chan struct{} {
 // exit status.
 func (g *guest) listen() {
 	m := g.links.relay.Take()
-	if m.Status != nil && *m.Status != "" {
-		g.report.says(*m.Status)
-	}
+	// First what it has come to: "Ready." is its status then, and ours too.
 	if m.Ready && g.Plan.VM.Readiness.Mode == "guest" {
 		g.report.phase(state.Ready)
+	}
+	if m.Status != nil && *m.Status != "" {
+		g.report.says(*m.Status)
 	}
 	if m.ExitStatus != nil {
 		g.exitStatus = m.ExitStatus

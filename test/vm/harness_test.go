@@ -23,9 +23,11 @@ import (
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/console"
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	chfake "github.com/ampoule-vm/ampoule/internal/driver/cloudhypervisor/fake"
 	fcfake "github.com/ampoule-vm/ampoule/internal/driver/firecracker/fake"
+	"github.com/ampoule-vm/ampoule/internal/driver/qemu"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
@@ -44,6 +46,9 @@ func TestMain(m *testing.M) {
 	fcfake.RunIfCalled()
 	if kind := os.Getenv(leakVariable); kind != "" {
 		os.Exit(leakingRun(kind, os.Args[len(os.Args)-1]))
+	}
+	if os.Getenv(vsockVariable) != "" {
+		os.Exit(runWith(vsockDriver{qemu.Driver{}}, os.Args[len(os.Args)-1], run.LeakForTest{}))
 	}
 	dir, err := os.MkdirTemp("", "ampoule-test-")
 	if err != nil {
@@ -64,16 +69,22 @@ func TestMain(m *testing.M) {
 
 // leakingRun is ampoule run FILE with a mistake built in.
 func leakingRun(kind, file string) int {
-	res := pipeline.Load(pipeline.Input{Argument: file, Drivers: all.Drivers()})
+	return runWith(all.Drivers()[0], file, run.LeakForTest{Argv: kind == "argv", File: kind == "file"})
+}
+
+// runWith is ampoule run FILE in this process, with a driver of the tests'.
+func runWith(d driver.Driver, file string, leak run.LeakForTest) int {
+	res := pipeline.Load(pipeline.Input{Argument: file, Drivers: []driver.Driver{d}})
 	if res.Plan == nil {
 		fmt.Fprintln(os.Stderr, res.Problems.Error())
 		return 2
 	}
 	out := run.Run(context.Background(), run.Options{
-		Plan: res.Plan, Driver: all.Drivers()[0], Host: host.Local(), Getenv: os.Getenv,
+		Plan: res.Plan, Driver: d, Host: host.Local(), Getenv: os.Getenv,
 		Stdout: os.Stdout, Messages: console.NewMessages(os.Stderr),
-		Leak: run.LeakForTest{Argv: kind == "argv", File: kind == "file"},
+		Leak: leak,
 	})
+	fmt.Fprintln(os.Stderr, out.Text)
 	return out.Code
 }
 
@@ -144,8 +155,9 @@ type options struct {
 	name string
 	// env is added to an environment of PATH alone.
 	env []string
-	// leak starts the leaking build.
-	leak string
+	// leak starts the leaking build, vsock that whose vsock is a program's.
+	leak  string
+	vsock bool
 	// prefix is a command before ampoule's own, such as a shell that sets a
 	// limit and executes "$@".
 	prefix []string
@@ -174,13 +186,16 @@ func start(t testing.TB, o options) *machine {
 	argv := append(append([]string{}, o.prefix...), program, "run", m.file)
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + m.dir, "TMPDIR=" + m.dir,
 		"STATE_DIRECTORY=" + filepath.Join(m.dir, "state"), "RUNTIME_DIRECTORY=" + filepath.Join(m.dir, "run"), "CACHE_DIRECTORY=" + filepath.Join(m.dir, "cache")}
-	if o.leak != "" {
+	if o.leak != "" || o.vsock {
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
 		}
 		argv = []string{self, m.file}
 		env = append(env, leakVariable+"="+o.leak)
+	}
+	if o.vsock {
+		env = append(env, vsockVariable+"=1")
 	}
 	m.cmd = exec.Command(argv[0], argv[1:]...)
 	m.cmd.Env = append(env, o.env...)

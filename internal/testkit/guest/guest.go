@@ -53,6 +53,21 @@ func Get(t testing.TB, suite string) Guest {
 	return g
 }
 
+// GetSSH returns trixie's guest with OpenSSH's server in it, which its systemd has
+// listen at the guest's vsock. It is built and cached as [Get] says.
+func GetSSH(t testing.TB) Guest {
+	t.Helper()
+	root, cache, err := places()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _, err := build(root, cache, "trixie", "--include", "openssh-server")
+	if err != nil {
+		t.Fatalf("guest trixie with sshd: %v", err)
+	}
+	return g
+}
+
 // Build is [Get] without a test.
 func Build(suite string) (Guest, error) {
 	root, cache, err := places()

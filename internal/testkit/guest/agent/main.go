@@ -1,7 +1,7 @@
-// Command agent runs inside the test guest, as four different units of its
+// Command agent runs inside the test guest, as five different units of its
 // overlay: the generator that names the credentials, the service that loads
-// them, the one that reports on the console, and the one that shows an orderly
-// shutdown. It is one static program instead of shell scripts because under
+// them, the one that reports on the console, the one that acts when the guest has
+// started, and the one that shows an orderly shutdown. It is one static program instead of shell scripts because under
 // software emulation every process that starts costs a tenth of a second.
 //
 // It imports the standard library and the scanner beside it alone, and is never
@@ -28,6 +28,8 @@ func main() {
 		err = load()
 	case "report":
 		err = reportAndAct()
+	case "then":
+		err = then()
 	case "orderly":
 		err = orderly()
 	default:

@@ -37,14 +37,16 @@ func say(text string) error {
 }
 
 // testWords returns the words of ampoule.test= on the kernel command line.
-func testWords() ([]string, error) {
+func testWords() ([]string, error) { return wordsOf("ampoule.test=") }
+
+func wordsOf(name string) ([]string, error) {
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return nil, fmt.Errorf("reading the kernel command line: %w", err)
 	}
 	var words []string
 	for _, parameter := range strings.Fields(string(line)) {
-		if value, ok := strings.CutPrefix(parameter, "ampoule.test="); ok {
+		if value, ok := strings.CutPrefix(parameter, name); ok {
 			words = append(words, strings.Split(value, ",")...)
 		}
 	}
@@ -62,6 +64,7 @@ func testWords() ([]string, error) {
 //	halt           stop the processors without powering off
 //	stay           nothing; the default
 //	ignore-power   (generator) the power button does nothing
+//	slow-start     (report) starting takes a while longer
 //	slow-stop      (orderly) shutting down takes ten minutes
 //	scan           (report) look for the credentials where they must not be
 func reportAndAct() error {
@@ -70,6 +73,10 @@ func reportAndAct() error {
 		return err
 	}
 	boot := countBoot()
+	if slices.Contains(words, "slow-start") {
+		// PID 1 speaks of a job that runs for more than some seconds.
+		time.Sleep(15 * time.Second)
+	}
 	lines, err := gather()
 	if err != nil {
 		return err
@@ -91,7 +98,7 @@ func reportAndAct() error {
 			if boot != "1" {
 				continue
 			}
-		case "stay", "ignore-power", "slow-stop", "scan":
+		case "stay", "ignore-power", "slow-start", "slow-stop", "scan":
 			continue
 		}
 		if err := say("action " + word); err != nil {

@@ -37,12 +37,12 @@ func TestMain(m *testing.M) {
 // sshTrial is a VM that has nothing but a lock, a record and a vsock, at which a
 // real sshd answers.
 type sshTrial struct {
-	t              *testing.T
-	name, user     string
-	bin, dir, keys string
-	runtime        string
-	env            []string
-	claim          *state.Claim
+	t          *testing.T
+	name, user string
+	bin, dir   string
+	runtime    string
+	env        []string
+	claim      *state.Claim
 }
 
 func newSSHTrial(t *testing.T) *sshTrial {

@@ -136,7 +136,7 @@ func TestVSock(t *testing.T) {
 		"VSockCID=auto\nGuestSystemd=257":                    {"Ready when           the guest's systemd says so over vsock                 vm.microvm:3"},
 		"Hypervisor=firecracker\nInitrd=/i\nVSockCID=auto":   {"VSock                3, connected by the hypervisor", "/uds_path   <path>"},
 		"Hypervisor=cloud-hypervisor\nVSockCID=5\nInitrd=/i": {"VSock                5, connected by the hypervisor", "/vsock/socket"},
-		"Hypervisor=firecracker\nConsole=none\nInitrd=/i":    {"Console              none", "  firecracker \\\n    --api-sock <path> \\\n    --level Error --log-path /proc/self/fd/2\n\nRequests\n"},
+		"Hypervisor=firecracker\nConsole=none\nInitrd=/i":    {"Console              none", "  firecracker \\\n    --api-sock <path> \\\n    --level Off\n\nRequests\n"},
 	} {
 		got := show(t, strings.Split(lines, "\n")...)
 		for _, text := range want {

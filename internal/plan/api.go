@@ -108,8 +108,8 @@ type Event struct {
 	Means  Meaning `json:"means"`
 }
 
-// TextAt, NumberAt and TrueAt are fields with a value; from names the assignment
-// behind it.
+// TextAt is a field with a text; from names the assignment behind it, as with the
+// others.
 func TextAt(at, value, from string) Field { return Field{At: at, Value: value, From: from} }
 
 // NumberAt is a field with a number.

@@ -34,7 +34,6 @@ type apiControl struct {
 	stream *eventstream.Stream
 
 	client *httpapi.Client
-	says   string
 	out    chan event
 	over   chan struct{}
 	once   sync.Once
@@ -78,29 +77,29 @@ func (e *refusedError) Error() string {
 	return text
 }
 
-func (c *apiControl) launch(ctx context.Context) error {
+func (c *apiControl) launch(ctx context.Context) (version string, err error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	c.client = httpapi.New(conn)
 	reply, err := c.ask(ctx, c.api.Alive)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := c.checkVersion(reply.Body); err != nil {
-		return err
+	if version, err = c.checkVersion(reply.Body); err != nil {
+		return "", err
 	}
 	for i, r := range c.requests {
 		reply, err := c.client.Do(ctx, r.method, r.path, r.body)
 		if err != nil {
-			return fmt.Errorf("the request %s: %w", r.path, err)
+			return "", fmt.Errorf("the request %s: %w", r.path, err)
 		}
 		if reply.Status/100 != 2 {
-			return &refusedError{i, r.path, reply.Status, c.mask(wordsOf(reply.Body))}
+			return "", &refusedError{i, r.path, reply.Status, c.mask(wordsOf(reply.Body))}
 		}
 	}
-	return nil
+	return version, nil
 }
 
 // ask makes a request that has nothing to hide.
@@ -127,23 +126,22 @@ func (c *apiControl) ask(ctx context.Context, r plan.Request) (httpapi.Reply, er
 
 // checkVersion finds the version in the answer, and refuses one that is too old:
 // it would leave out what it does not know.
-func (c *apiControl) checkVersion(answer []byte) error {
+func (c *apiControl) checkVersion(answer []byte) (string, error) {
 	if c.api.Version == "" {
-		return nil
+		return "", nil
 	}
 	var members map[string]any
 	_ = json.Unmarshal(answer, &members) // without a version it is refused anyway
-	c.says, _ = members[strings.TrimPrefix(c.api.Version, "/")].(string)
-	version, ok := parseVersion(c.says)
+	says, _ := members[strings.TrimPrefix(c.api.Version, "/")].(string)
+	version, ok := parseVersion(says)
 	oldest, _ := parseVersion(c.api.Oldest)
 	switch {
 	case !ok:
-		c.says = ""
-		return errors.New("the hypervisor does not say which version it is")
+		return "", errors.New("the hypervisor does not say which version it is")
 	case slices.Compare(version, oldest) < 0:
-		return fmt.Errorf("the hypervisor has version %s, which is older than the oldest that Ampoule can use, %s", c.says, c.api.Oldest)
+		return "", fmt.Errorf("the hypervisor has version %s, which is older than the oldest that Ampoule can use, %s", says, c.api.Oldest)
 	}
-	return nil
+	return says, nil
 }
 
 // parseVersion reads the numbers at the beginning of a version.
@@ -185,8 +183,6 @@ func wordsOf(body []byte) string {
 	return diag.Printable(oneLine(text), maxWords)
 }
 
-func (c *apiControl) version() string { return c.says }
-
 func (c *apiControl) events() <-chan event { return c.out }
 
 func (c *apiControl) err() error {
@@ -196,29 +192,21 @@ func (c *apiControl) err() error {
 	return c.client.Err()
 }
 
-func (c *apiControl) press(ctx context.Context) error {
-	if c.api.Power == nil {
-		return errNoButton
+// order takes what requests there are for. A guest that reboots does so by itself,
+// and a hypervisor whose guest has ended is killed.
+func (c *apiControl) order(ctx context.Context, what order) error {
+	request := map[order]*plan.Request{pressButton: c.api.Power, beAlive: &c.api.Alive}[what]
+	if request == nil {
+		return errCannot
 	}
-	_, err := c.ask(ctx, *c.api.Power)
+	_, err := c.ask(ctx, *request)
 	return err
 }
-
-func (c *apiControl) alive(ctx context.Context) error {
-	_, err := c.ask(ctx, c.api.Alive)
-	return err
-}
-
-// resume is for hypervisors whose guests wait.
-func (c *apiControl) resume(context.Context) error { return nil }
-
-// quit: its guest has ended, or is to. What it holds goes with it.
-func (c *apiControl) quit(context.Context) error { return errors.New("it is killed") }
 
 func (c *apiControl) close() {
 	c.once.Do(func() { close(c.over) })
 	if c.client != nil {
-		c.client.Close()
+		_ = c.client.Close()
 	}
 	if c.source != nil {
 		c.source.Close() // which ends the stream

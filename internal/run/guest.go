@@ -103,7 +103,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	// The hypervisor has read the credentials: our copies go.
 	g.cmd.closeSecrets()
 	credential.Wipe(s.creds)
-	g.record.HypervisorPid, g.record.Version = g.proc.Pid(), g.control().version()
+	g.record.HypervisorPid = g.proc.Pid()
 	g.report.started(g.record)
 	if g.Plan.VM.Readiness.Mode == "started" {
 		g.report.phase(state.Started)
@@ -127,7 +127,7 @@ func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error)
 	if err != nil {
 		return nil, err
 	}
-	defer credential.Wipe(creds[len(s.creds):])
+	defer wipeNotify(creds)
 	a := answers{
 		accelerator: s.Accelerator, channel: s.channel, credentials: creds, sockets: g.links.theirs, khz: khz,
 		notify: g.links.notify, landlock: g.Host.Landlock() >= host.LandlockFiles,
@@ -249,18 +249,23 @@ func nonblocking(c chan struct{}) {
 func (g *guest) handshake(ctx context.Context) (Outcome, bool) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- g.control().launch(ctx) }()
+	type result struct{ err error }
+	done := make(chan result, 1)
+	go func() {
+		var err error
+		g.record.Version, err = g.control().launch(ctx)
+		done <- result{err}
+	}()
 	var why string
-	launched := func(err error) (Outcome, bool) {
-		if err != nil {
-			return g.died(err), false
+	launched := func(res result) (Outcome, bool) {
+		if res.err != nil {
+			return g.died(res.err), false
 		}
 		return Outcome{}, true
 	}
 	select {
-	case err := <-done:
-		return launched(err)
+	case res := <-done:
+		return launched(res)
 	case <-g.proc.Done():
 		// A guest can be at its end before the answer that it runs is read; but
 		// a hypervisor that has not made its socket is waited for in vain.
@@ -352,7 +357,11 @@ func (g *guest) watch(ctx context.Context) Outcome {
 	defer silence()
 	stop := func(why string) {
 		if !g.stopped {
-			g.tell("%s: pressing the power button of %s", why, g.Plan.VM.Name)
+			if api := g.Plan.VM.API; api != nil && api.Power == nil {
+				g.tell("%s: %s has no power button here, and gets its time to end by itself", why, g.Plan.VM.Name)
+			} else {
+				g.tell("%s: pressing the power button of %s", why, g.Plan.VM.Name)
+			}
 			g.report.phase(state.PoweringOff)
 			if ms := g.Plan.VM.StopTimeout; ms > 0 {
 				kill = time.After(time.Duration(ms) * time.Millisecond)
@@ -466,11 +475,11 @@ func signalName(s os.Signal) string {
 // order gives the hypervisor an order in the background: one that hangs must not
 // keep us from the time-out that kills it. otherwise, where it is not nil, gets the
 // reason why it was not carried out.
-func (g *guest) order(otherwise chan<- error, what func(context.Context) error) {
+func (g *guest) order(otherwise chan<- error, what order) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 		defer cancel()
-		if err := what(ctx); err != nil {
+		if err := g.control().order(ctx, what); err != nil {
 			select {
 			case otherwise <- err:
 			default:
@@ -479,7 +488,7 @@ func (g *guest) order(otherwise chan<- error, what func(context.Context) error) 
 	}()
 }
 
-func (g *guest) pressPowerButton() { g.order(nil, g.control().press) }
+func (g *guest) pressPowerButton() { g.order(nil, pressButton) }
 
 // handle acts on an event; ended means that the guest is at its end.
 func (g *guest) handle(e event) (out Outcome, over bool) {
@@ -527,7 +536,7 @@ func (g *guest) reboot(waits bool) (Outcome, bool) {
 	g.troubles.reset()
 	g.forget()
 	if waits {
-		g.order(g.trouble, g.control().resume)
+		g.order(g.trouble, goOn)
 	}
 	return Outcome{}, false
 }
@@ -564,11 +573,12 @@ func (g *guest) panicked() (Outcome, bool) {
 // quit ends a hypervisor whose guest has ended.
 func (g *guest) quit(out Outcome) (Outcome, bool) {
 	cannot := make(chan error, 1)
-	g.order(cannot, g.control().quit)
+	g.order(cannot, end)
 	select {
 	case <-g.proc.Done():
 		return out, true
-	case <-cannot:
+	case err := <-cannot:
+		_ = err // whatever it was, it is killed
 	case <-time.After(quitTimeout):
 	}
 	_ = g.proc.Kill()

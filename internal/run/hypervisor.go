@@ -11,27 +11,34 @@ import (
 // may be called by several goroutines.
 type hypervisor interface {
 	// launch waits until it answers, hands it the VM if it does not have it, and
-	// lets the guest run. It is called first, and once.
-	launch(ctx context.Context) error
-	// version is the one that it names itself; empty where it does not.
-	version() string
+	// lets the guest run. It is called first, and once. The version is the one
+	// that the hypervisor names itself.
+	launch(ctx context.Context) (version string, err error)
 	// events tells what happens to the guest, and is closed when nothing more
 	// comes; err says then why. It is nil where nothing ever comes.
 	events() <-chan event
 	err() error
-	// press presses the power button.
-	press(ctx context.Context) error
-	// resume starts a guest again that waits after its reboot.
-	resume(ctx context.Context) error
-	// alive returns when there is a sign of life.
-	alive(ctx context.Context) error
-	// quit tells it to end, where it can be told.
-	quit(ctx context.Context) error
+	// order returns when an order was taken.
+	order(ctx context.Context, what order) error
 	close()
 }
 
-// errNoButton: the hypervisor has no power button.
-var errNoButton = errors.New("this hypervisor has no power button")
+// order is what a hypervisor that runs can be told.
+type order int
+
+const (
+	// pressButton presses the power button.
+	pressButton order = iota
+	// goOn starts a guest again that waits after its reboot.
+	goOn
+	// beAlive asks for a sign of life.
+	beAlive
+	// end is to end it, where it can be told to.
+	end
+)
+
+// errCannot: this hypervisor does not take such an order.
+var errCannot = errors.New("this hypervisor cannot be told")
 
 // event is something that happened to the guest.
 type event struct {

@@ -26,44 +26,31 @@ func newQMPControl(conn net.Conn, trouble chan<- error) *qmpControl {
 	return &qmpControl{conn: conn, out: make(chan event), trouble: trouble, over: make(chan struct{})}
 }
 
-func (c *qmpControl) launch(ctx context.Context) error {
-	client, err := qmp.New(ctx, c.conn)
-	if err != nil {
-		return err
+func (c *qmpControl) launch(ctx context.Context) (version string, err error) {
+	if c.client, err = qmp.New(ctx, c.conn); err != nil {
+		return "", err
 	}
-	c.client = client
-	if err := client.Execute(ctx, "cont", nil, nil); err != nil {
-		return err
+	if err := c.client.Execute(ctx, "cont", nil, nil); err != nil {
+		return "", err
 	}
 	go c.pump()
-	return nil
+	return c.client.Version().String(), nil
 }
-
-func (c *qmpControl) version() string { return c.client.Version().String() }
 
 func (c *qmpControl) events() <-chan event { return c.out }
 
 func (c *qmpControl) err() error { return c.client.Err() }
 
-func (c *qmpControl) press(ctx context.Context) error {
-	return c.client.Execute(ctx, "system_powerdown", nil, nil)
-}
-
-func (c *qmpControl) alive(ctx context.Context) error {
-	return c.client.Execute(ctx, "query-status", nil, nil)
-}
-
-func (c *qmpControl) quit(ctx context.Context) error {
-	return c.client.Execute(ctx, "quit", nil, nil)
-}
-
-// resume resets the machine. Ours is a reset like any other: for once it must not
-// become a stop. The rest is for pump, when the reset has come.
-func (c *qmpControl) resume(ctx context.Context) error {
-	if err := c.onReset(ctx, "reset"); err != nil {
-		return err
+func (c *qmpControl) order(ctx context.Context, what order) error {
+	command := map[order]string{pressButton: "system_powerdown", goOn: "system_reset", beAlive: "query-status", end: "quit"}[what]
+	if what == goOn {
+		// Ours is a reset like any other: for once it must not become a stop. The
+		// rest is for pump, when the reset has come.
+		if err := c.onReset(ctx, "reset"); err != nil {
+			return err
+		}
 	}
-	return c.client.Execute(ctx, "system_reset", nil, nil)
+	return c.client.Execute(ctx, command, nil, nil)
 }
 
 // onReset says what a reset does from now on: "reset" or "shutdown".
@@ -105,7 +92,7 @@ func (c *qmpControl) translate(data any) (event, bool) {
 			return event{}, false
 		}
 		c.waiting = false
-		go c.goOn()
+		go c.afterReset()
 	case qmp.GuestPanicked:
 		// With shutdown=pause QEMU stops here and sends no SHUTDOWN.
 		return event{what: panicked}, true
@@ -131,8 +118,8 @@ func (c *qmpControl) shutdown(d qmp.Shutdown) (event, bool) {
 	return event{what: ended, reason: string(d.Reason)}, true
 }
 
-// goOn lets a guest run that was reset. Without these orders it never would.
-func (c *qmpControl) goOn() {
+// afterReset lets a guest run that was reset. Without these orders it never would.
+func (c *qmpControl) afterReset() {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	err := c.onReset(ctx, "shutdown")

@@ -26,6 +26,12 @@ const PlanVariable = "AMPOULE_PLAN"
 // reporter is whom a boot tells how it goes: the service manager and the
 // record, or the ampoule run above.
 type reporter interface {
+	progress
+	wishes
+}
+
+// progress is what there is to tell.
+type progress interface {
 	// started: the guest runs, for the first time or again.
 	started(state.Record)
 	// phase: the guest has come to another phase; to say so again does nothing.
@@ -33,6 +39,10 @@ type reporter interface {
 	// says is what the guest's service manager says of its start, one line.
 	says(status string)
 	ended(Outcome)
+}
+
+// wishes are what whoever is told wants.
+type wishes interface {
 	// stops delivers the wish to power off, with the reason.
 	stops() <-chan string
 	// calls asks for a sign of life of the hypervisor, at most every interval,

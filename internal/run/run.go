@@ -246,7 +246,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 			problems.Add(diag.Problem{Origin: r.Plan.Origin(""), What: err.Error()})
 			return s, problems
 		}
-		defer credential.Wipe(travelling[len(creds):])
+		defer wipeNotify(travelling)
 		s.channel, s.why, wrong = choose(r.Plan, travelling, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c, creds) })
 		problems = append(problems, wrong...)
 		if s.channel != nil && s.channel.Encoding == plan.CPIO {

@@ -21,9 +21,18 @@ func withNotify(p *plan.Plan, creds []credential.Credential, address string) ([]
 	if err != nil {
 		return nil, err
 	}
-	return append(slices.Clip(creds), credential.Credential{
+	// One that an import has brought along would be in its way.
+	others := slices.DeleteFunc(slices.Clone(creds), func(c credential.Credential) bool { return c.Guest == plan.NotifyCredential })
+	return append(others, credential.Credential{
 		Guest: plan.NotifyCredential, Host: plan.NotifyCredential, Value: value, Origin: p.Origin("VSockCID"), Key: "VSockCID", Shown: plan.NotifyCredential,
 	}), nil
+}
+
+// wipeNotify gives back what withNotify has added.
+func wipeNotify(creds []credential.Credential) {
+	if n := len(creds); n > 0 && creds[n-1].Key == "VSockCID" {
+		credential.Wipe(creds[n-1:])
+	}
 }
 
 // notifyWords are those of the kernel's command line for a VM without credentials.

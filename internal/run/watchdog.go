@@ -36,7 +36,7 @@ func (g *guest) prove(within time.Duration) {
 		defer g.asking.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), min(within, commandTimeout))
 		defer cancel()
-		if control.alive(ctx) == nil {
+		if control.order(ctx, beAlive) == nil {
 			report.alive()
 		}
 	}()

@@ -13,7 +13,7 @@ import (
 func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
-			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/notify", "internal/vsock", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
+			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/ssh", "internal/notify", "internal/vsock", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
 		{"internal/host", "internal/hostfiles", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel"},
 		{"internal/layer", "internal/inspect"},
 		{"internal/spec"},
@@ -95,6 +95,7 @@ func permits() map[string]exceptions {
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
+			"internal/ssh":  "finds the ssh client",
 			"internal/host": "facts that only a program tells", "internal/credential": "systemd-creds decrypts",
 			"internal/run":             "the hypervisor's version, and the tool that makes qcow2 disks",
 			"internal/systemdkeys/gen": "asks git for systemd's releases",
@@ -104,10 +105,12 @@ func permits() map[string]exceptions {
 			"internal/vsock": "the guest's socket", "internal/notify": "what a guest says over it", "internal/run": "hands them on", "internal/systemd": "the bus",
 		},
 		"syscall": {
+			"internal/ssh":     "takes the place of this process, and hands a socket on",
 			"internal/console": edges, "internal/credential": "owner of a file", "internal/inspect": "identity of a file", "internal/control/qmp": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/process": edges,
 			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/cli": "signals", "internal/inventory": "names of signals", "internal/clean": "what a file takes on the disk", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
 		},
 		"golang.org/x/sys/unix": {
+			"internal/ssh":  "hands a socket on",
 			"internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
 			"internal/process": edges, "internal/console": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/run": edges, "internal/tsc": "pins a thread while it measures",
 		},

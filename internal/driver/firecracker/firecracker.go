@@ -8,6 +8,8 @@ package firecracker
 
 import (
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
@@ -139,8 +141,24 @@ func check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", maxDevices-2), "more disks than firecracker takes")
 		}
 	}
+	checkID(vm, problems)
 	driver.CheckArguments(vm, arguments(), "Ampoule hands the VM over by the API, and passes on only what does not concern it", problems)
 }
+
+// checkID refuses a value of --id that firecracker aborts on, with a core dump.
+func checkID(vm *spec.VM, problems *diag.List) {
+	for i, w := range vm.HypervisorArgs {
+		id, ok := strings.CutPrefix(w.Text, "--id=")
+		if w.Text == "--id" && i+1 < len(vm.HypervisorArgs) {
+			id, ok = vm.HypervisorArgs[i+1].Text, true
+		}
+		if ok && !isID.MatchString(id) {
+			w.From.Errorf(problems, "accepted: 1 to 64 letters, digits and dashes", "not an ID that firecracker takes")
+		}
+	}
+}
+
+var isID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 // kernelWords is the kernel's command line: ours first, so that the user's word
 // wins where the kernel takes the last one.

@@ -32,6 +32,8 @@ func TestContract(t *testing.T) {
 		{Name: "too many disks", Lines: manyDisks(15), Refused: "at most 14 disks"},
 		{Name: "log", Lines: []string{"HypervisorArgs=--level Debug"}, Refused: "to its log"},
 		{Name: "file", Lines: []string{"HypervisorArgs=--config-file /x"}, Refused: "unseen"},
+		{Name: "id", Lines: []string{"HypervisorArgs=--id a_b"}, Refused: "64 letters, digits and dashes"},
+		{Name: "id behind a sign", Lines: []string{"HypervisorArgs=--id="}, Refused: "64 letters, digits and dashes"},
 		{Name: "other argument", Lines: []string{"HypervisorArgs=--frobnicate"}, Refused: "by the API"},
 	})
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -69,7 +70,7 @@ func call(number, a, b, c uintptr) error {
 func seccomp() error {
 	const setModeFilter = 1
 	err := call(unix.SYS_SECCOMP, setModeFilter, 0, 0)
-	if err == unix.EFAULT {
+	if errors.Is(err, unix.EFAULT) {
 		return nil
 	}
 	return err
@@ -79,7 +80,7 @@ func seccomp() error {
 func landlock() error {
 	const version = 1
 	err := call(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, version)
-	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return nil
 	}
 	return err

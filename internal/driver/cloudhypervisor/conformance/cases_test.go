@@ -70,12 +70,12 @@ func stateCases() []scenario {
 			put("vm.nmi", 500, notRun), get("vm.counters", 500, notRun), put("vm.delete", 204, ""), end,
 		}, events: "vm:rebooting vm:booting vmm:shutdown"},
 		{name: "created", requests: []request{
-			create(boots()), get("vm.info", 200, `"state":"Created","memory_actual_size":67108864\}$`), request{"PUT", "vm.create", boots(), 500, already},
+			create(boots()), get("vm.info", 200, `"state":"Created","memory_actual_size":67108864\}$`), {"PUT", "vm.create", boots(), 500, already},
 			put("vm.shutdown", 500, notRun), put("vm.power-button", 500, notRun), put("vm.delete", 204, ""), get("vm.info", 404, notCreate),
 			create(boots()), end,
 		}, events: "vm:deleted vm:deleted vmm:shutdown"},
 		{name: "running", requests: []request{
-			create(boots()), put("vm.boot", 204, ""), put("vm.boot", 500, already), request{"PUT", "vm.create", boots(), 500, already},
+			create(boots()), put("vm.boot", 204, ""), put("vm.boot", 500, already), {"PUT", "vm.create", boots(), 500, already},
 			get("vm.info", 200, `"state":"Running".*"device_tree":`), put("vm.power-button", 204, ""), get("vm.counters", 200, `^\{\}$`),
 			put("vm.pause", 204, ""), get("vm.info", 200, `"state":"Paused"`),
 			put("vm.pause", 500, `"Cannot pause VM","Failed to pause migratable component","Invalid transition: InvalidStateTransition\(Paused, Paused\)"\]$`),
@@ -89,7 +89,7 @@ func stateCases() []scenario {
 			events: "vm:booting vm:booted vm:rebooting vm:rebooted vm:shutdown vm:deleted vmm:shutdown"},
 		{name: "a boot that fails early can be repeated", requests: []request{
 			create(boots(`"payload":{}`)), put("vm.boot", 500, `"No bootitem provided: neither firmware nor kernel"\]$`),
-			put("vm.boot", 500, `"No bootitem provided`), put("vm.power-button", 500, notRun), request{"PUT", "vm.create", boots(), 500, already},
+			put("vm.boot", 500, `"No bootitem provided`), put("vm.power-button", 500, notRun), {"PUT", "vm.create", boots(), 500, already},
 			put("vm.delete", 204, ""), create(boots()), put("vm.boot", 204, ""), end,
 		}, events: "vm:booting vm:booting vm:deleted " + wholeLife},
 		{name: "a boot that fails late leaves a machine", requests: []request{

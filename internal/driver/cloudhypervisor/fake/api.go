@@ -113,7 +113,7 @@ func (v *vmm) reply(conn net.Conn, r request) bool {
 	out := v.handle(r)
 	if fault != nil {
 		v.release()
-		return fault.after(v, conn, r, out)
+		return fault.after(conn, r, out)
 	}
 	_, err := conn.Write(out.bytes())
 	return err == nil

@@ -166,7 +166,7 @@ func (s *socketConsole) Write(data []byte) (int, error) {
 
 // close removes the socket and ends the connection.
 func (s *socketConsole) close() {
-	s.listener.Close() // and its path
+	_ = s.listener.Close() // and its path
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client != nil {

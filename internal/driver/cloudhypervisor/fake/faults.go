@@ -72,7 +72,7 @@ func (f *fault) before(v *vmm, conn net.Conn) bool {
 }
 
 // after misbehaves about the answer.
-func (f *fault) after(v *vmm, conn net.Conn, r request, out response) bool {
+func (f *fault) after(conn net.Conn, r request, out response) bool {
 	switch f.what {
 	case "late":
 		d, err := time.ParseDuration(f.how)

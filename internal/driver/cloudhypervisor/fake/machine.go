@@ -348,7 +348,7 @@ func (m *machine) stop() {
 
 func (m *machine) release() {
 	if m.vsock != nil {
-		m.vsock.Close()
+		_ = m.vsock.Close()
 	}
 	for _, d := range m.disks {
 		d.file.Close()

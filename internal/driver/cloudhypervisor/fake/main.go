@@ -61,26 +61,26 @@ func newVMM(o options, stdin, stdout, stderr *os.File) (*vmm, []string) {
 		return nil, chain
 	}
 	now := time.Now()
-	log := &logger{out: stderr, level: o.verbose, start: now}
+	words := &logger{out: stderr, level: o.verbose, start: now}
 	if o.logFile != nil {
 		f, err := createFile(*o.logFile)
 		if err != nil {
 			return nil, []string{"Error creating log file", osError(err)}
 		}
-		log.out = f
+		words.out = f
 	}
-	log.info("cloud-hypervisor/src/main.rs:631", buildVersion+" starting")
+	words.info("cloud-hypervisor/src/main.rs:631", buildVersion+" starting")
 	v := &vmm{
-		log: log, events: &monitor{start: now, log: log}, stdin: stdin, stdout: stdout, stderr: stderr, actions: actions(), faults: &faults{}, noShutdown: !o.shutdown,
+		log: words, events: &monitor{start: now, log: words}, stdin: stdin, stdout: stdout, stderr: stderr, actions: actions(), faults: &faults{}, noShutdown: !o.shutdown,
 		calls: make(chan func()), signals: make(chan notice, 8), done: make(chan struct{}), typed: make(chan []byte, 16),
 	}
 	if chain := v.openMonitor(o); chain != nil {
-		log.error("main", "cloud-hypervisor/src/lib.rs:24", "Fatal error: "+chain[0])
+		words.error("main", "cloud-hypervisor/src/lib.rs:24", "Fatal error: "+chain[0])
 		return nil, chain
 	}
 	v.events.emit("vmm", "starting", nil)
 	if chain := v.listen(fd, path); chain != nil {
-		log.error("main", "cloud-hypervisor/src/lib.rs:24", "Fatal error: "+chain[0])
+		words.error("main", "cloud-hypervisor/src/lib.rs:24", "Fatal error: "+chain[0])
 		return nil, chain
 	}
 	return v, nil

@@ -48,7 +48,6 @@ type vmm struct {
 type notice struct {
 	kind    signalKind
 	machine *machine // whose guest it is; nil for the process
-	code    int
 }
 
 type signalKind int

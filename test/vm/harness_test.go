@@ -38,6 +38,9 @@ import (
 // "file".
 const leakVariable = "AMPOULE_TEST_LEAK"
 
+// programsVariable tells a test binary that is ampoule where the others are.
+const programsVariable = "AMPOULE_TEST_PROGRAMS"
+
 // program is the ampoule that the tests run, built by TestMain.
 var program string
 
@@ -79,12 +82,14 @@ func runWith(d driver.Driver, file string, leak run.LeakForTest) int {
 		fmt.Fprintln(os.Stderr, res.Problems.Error())
 		return 2
 	}
+	h := host.Local()
+	h.Programs = append(h.Programs, os.Getenv(programsVariable))
 	out := run.Run(context.Background(), run.Options{
-		Plan: res.Plan, Driver: d, Host: host.Local(), Getenv: os.Getenv,
+		Plan: res.Plan, Driver: d, Host: h, Getenv: os.Getenv,
 		Stdout: os.Stdout, Messages: console.NewMessages(os.Stderr),
 		Leak: leak,
 	})
-	fmt.Fprintln(os.Stderr, out.Text)
+	fmt.Fprintln(os.Stderr, errors.Join(out.Problems.Err(), errors.New(out.Text)))
 	return out.Code
 }
 
@@ -192,7 +197,7 @@ func start(t testing.TB, o options) *machine {
 			t.Fatal(err)
 		}
 		argv = []string{self, m.file}
-		env = append(env, leakVariable+"="+o.leak)
+		env = append(env, leakVariable+"="+o.leak, programsVariable+"="+filepath.Dir(program))
 	}
 	if o.vsock {
 		env = append(env, vsockVariable+"=1")

@@ -320,6 +320,11 @@ func waitHelper(t *testing.T, cmd *exec.Cmd) syscall.WaitStatus {
 }
 
 func TestSignalsRestoreTheTerminal(t *testing.T) {
+	// Whoever runs the tests may have had SIGHUP ignored, as nohup does, and a
+	// child would too. One that is caught begins anew there.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
 		t.Run(sig.String(), func(t *testing.T) {
 			p := openPTY(t)

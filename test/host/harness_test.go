@@ -101,8 +101,16 @@ func newHost(t testing.TB, systemd int, args ...string) *host {
 	args = append(args, "--bind-ro="+packageDir(t)+":/media", "--bind-ro="+g.Kernel+":/var/lib/guest/vmlinuz", "--bind-ro="+g.Initrd+":/var/lib/guest/initrd")
 	h := &host{TB: t, Machine: nspawn.NewMachine(t, root, args...), systemd: systemd}
 	h.PowerOn()
+	h.booted()
 	h.sh("dpkg --install /media/ampoule.deb", within(time.Minute))
 	return h
+}
+
+// booted waits until the host has started all that it starts by itself: before,
+// its targets are not active, and want nothing.
+func (h *host) booted() {
+	h.Helper()
+	h.sh("systemctl is-system-running --wait || true", within(3*time.Minute))
 }
 
 // reboot shuts the host down in order and boots it again.

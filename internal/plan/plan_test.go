@@ -262,7 +262,7 @@ func TestForeignAPIPlans(t *testing.T) {
 			"the part for the console is there 2": func(vm *plan.VM) { vm.Command = append(vm.Command, plan.Part{Ask: plan.AskStdio}) },
 			"words where none belong":             func(vm *plan.VM) { vm.Command[part(vm, plan.AskStdio)].Words = []string{"x"} },
 			"have no {fd} in them":                func(vm *plan.VM) { vm.Command[part(vm, plan.AskControl)].Words = []string{"x"} },
-			"have no {cid} in them": func(vm *plan.VM) {
+			"have no {path} in them": func(vm *plan.VM) {
 				vm.Command = append(vm.Command, plan.Part{Ask: plan.AskVSock, Words: []string{"{fd}"}})
 			},
 			"is not the number of a guest":  func(vm *plan.VM) { vm.VSock.CID = math.MaxUint32 },

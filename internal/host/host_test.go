@@ -242,3 +242,42 @@ func FuzzFiles(f *testing.F) {
 		hasPVHNote(data, binary.BigEndian)
 	})
 }
+
+// TestKernelFormats: what one hypervisor boots, another refuses, by name.
+func TestKernelFormats(t *testing.T) {
+	files := kinds(t)
+	image := make([]byte, 0x40)
+	copy(image[0x38:], "ARM\x64")
+	binary.LittleEndian.PutUint64(image[0x10:], 1<<24)
+	files["arm image"] = filepath.Join(t.TempDir(), "Image")
+	if err := os.WriteFile(files["arm image"], image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pc, elfOnly, arm := []string{"bzImage", "pvh"}, []string{"elf"}, []string{"arm-image"}
+	for _, c := range []struct {
+		file    string
+		formats []string
+		want    string
+	}{
+		{"bzImage", nil, ""}, {"bzImage", pc, ""}, {"vmlinux", pc, ""}, {"vmlinux", elfOnly, ""}, {"elf without note", elfOnly, ""}, {"arm image", arm, ""},
+		{"bzImage", elfOnly, "this is a bzImage, and this hypervisor boots an ELF file (vmlinux)"},
+		{"elf without note", pc, "an ELF file without the PVH note"},
+		{"arm image", pc, "this is an Image for arm64, and this hypervisor boots a bzImage or an ELF file (vmlinux) with the PVH note"},
+		{"bzImage", arm, "this is a bzImage, and this hypervisor boots an uncompressed Image for arm64"},
+		{"vmlinux", arm, "this is an ELF file (vmlinux), and this hypervisor boots an uncompressed Image for arm64"},
+		{"text", elfOnly, "not a Linux kernel (not an ELF file (vmlinux))"},
+		{"text", pc, "not a Linux kernel (neither a bzImage nor an ELF file)"},
+	} {
+		k, err := CheckKernel(files[c.file], c.formats)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasPrefix(got, c.want) || c.want == "" && (got != "" || k.Size == 0) {
+			t.Errorf("%s as %v: %q with %d bytes, want %q", c.file, c.formats, got, k.Size, c.want)
+		}
+	}
+	if k, _ := CheckKernel(files["arm image"], arm); k.Memory != 1<<24 {
+		t.Errorf("the image takes %d bytes", k.Memory)
+	}
+}

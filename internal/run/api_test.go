@@ -235,6 +235,11 @@ func TestAPIBadInput(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.trialOf(t, link, "").start().want(ExitBadInput, "not executable")
+		if c.name == "firecracker" {
+			tr = newTrial(t, makePlan(t, "Hypervisor=firecracker", "HypervisorPath="+c.install(t), "Memory=64M", "KernelCommandLine=root=/dev/vda"))
+			tr.withKVM()
+			tr.start().want(ExitBadInput, "this is a bzImage, and this hypervisor boots an ELF file (vmlinux)")
+		}
 		c.trialOf(t, "/nonexistent/vmm", "").start().want(ExitBadInput, "no such file")
 		c.trialOf(t, "/bin/true", "").start().want(ExitHypervisor, "did not start (exit code 0")
 	})

@@ -55,7 +55,8 @@ func broken(h *host) {
 	h.sh("systemd-analyze verify --man=no /run/systemd/generator/microvm@web.service", prints(""))
 	h.sh("systemctl daemon-reload") // the last good unit outlives more than one
 	h.sh("kill -KILL $(pgrep qemu-system)")
-	h.eventually("systemctl show -p NRestarts -p StatusText microvm@web", within(boots), says("NRestarts=1", "StatusText=ready"))
+	// Until it starts again, what the one before has said is still there.
+	h.eventually("systemctl show -p ActiveState -p NRestarts -p StatusText microvm@web", within(boots), says("ActiveState=active", "NRestarts=1", "StatusText=ready"))
 	h.sh(cat+"microvm@web | tail -n 100", reported(map[string]string{"SETTING": "two!"}))
 	h.sh("systemctl stop microvm@web")
 	h.sh(cat+"microvm@web | tail -n 20", says("the guest powered off"))

@@ -2,7 +2,6 @@ package cloudhypervisor
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
 	"github.com/ampoule-vm/ampoule/internal/diag"
@@ -34,16 +33,7 @@ func channels(vm *spec.VM, p platform, problems *diag.List) []plan.Channel {
 		out = append(out, smbiosChannel(vm))
 	}
 	out = append(out, driver.InitrdChannel(vm))
-	if asked.Value == "auto" {
-		return out
-	}
-	out = slices.DeleteFunc(out, func(c plan.Channel) bool { return c.Name != asked.Value })
-	for _, c := range out {
-		if c.Refused != "" {
-			asked.From.Errorf(problems, c.Cure, "%s", c.Refused)
-		}
-	}
-	return out
+	return driver.AskedChannels(vm, out, problems)
 }
 
 // smbiosChannel makes one structure of all credentials, unlike that of a

@@ -30,8 +30,6 @@ const (
 	maxVCPU = 254
 	// maxSerial is what virtio-blk has room for, in bytes.
 	maxSerial = 20
-	// privateCID is the guest's number on a vsock that is its process's own.
-	privateCID = 3
 )
 
 // platform is what the architecture decides.
@@ -58,10 +56,11 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 	}
 	check(vm, &problems)
 	out := plan.VM{
-		Binary:            plan.Binary{Path: vm.HypervisorPath.Value, Search: []string{"cloud-hypervisor"}},
+		Binary:            driver.Binary(vm, "cloud-hypervisor"),
 		Machine:           "default",
 		CommandLineMax:    2047, // COMMAND_LINE_SIZE of both architectures without its NUL
-		KernelCommandLine: kernelWords(vm, p),
+		KernelCommandLine: driver.KernelWords(vm, p.console, "panic=-1"),
+		VSock:             driver.OwnVSock(vm),
 		Control:           plan.HTTP,
 		API:               api(vm),
 		Command:           command(vm),
@@ -71,22 +70,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		// Its threads lock themselves in: without the first it does not start.
 		SystemCalls: []string{"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"},
 	}
-	if out.Binary.Path != "" {
-		out.Binary.Search = nil
-	}
-	if vm.VSockCID.Set {
-		out.VSock = &plan.VSock{CID: cid(vm), Multiplexed: true}
-	}
 	return out, problems
-}
-
-// cid is the guest's number. Nobody but its own process knows it, so that all VMs
-// may have the same.
-func cid(vm *spec.VM) int64 {
-	if vm.VSockCID.Value == spec.AnyCID {
-		return privateCID
-	}
-	return vm.VSockCID.Value
 }
 
 // check refuses what Cloud Hypervisor cannot do, at the line that asks for it.
@@ -107,23 +91,6 @@ func check(vm *spec.VM, problems *diag.List) {
 	}
 	driver.CheckASCII(vm, problems)
 	driver.CheckArguments(vm, arguments(), "cloud-hypervisor takes the options of a VM only if all of it stands on its command line, and Ampoule hands it over by the API", problems)
-}
-
-// kernelWords is the kernel's command line: ours first, so that the user's word
-// wins where the kernel takes the last one.
-func kernelWords(vm *spec.VM, p platform) []string {
-	words := []string{}
-	if vm.Console.Value != "none" {
-		words = append(words, "console="+p.console)
-	}
-	words = append(words, "panic=-1")
-	if vm.MachineID.Set {
-		words = append(words, "systemd.machine_id="+vm.MachineID.Value)
-	}
-	for _, w := range vm.KernelCommandLine {
-		words = append(words, w.Text)
-	}
-	return words
 }
 
 // command is its command line without the first word: two descriptors.
@@ -191,8 +158,8 @@ func config(vm *spec.VM) []plan.Field {
 			fields = append(fields, plan.TextAt(at+"serial", d.Serial, d.From.ID))
 		}
 	}
-	if vm.VSockCID.Set {
-		fields = append(fields, plan.NumberAt("/vsock/cid", cid(vm), vm.VSockCID.From.ID), plan.AskAt("/vsock/socket", plan.AskVSock, vm.VSockCID.From.ID))
+	if v := driver.OwnVSock(vm); v != nil {
+		fields = append(fields, plan.NumberAt("/vsock/cid", v.CID, vm.VSockCID.From.ID), plan.AskAt("/vsock/socket", plan.AskVSock, vm.VSockCID.From.ID))
 	}
 	return fields
 }

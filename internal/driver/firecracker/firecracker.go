@@ -30,8 +30,6 @@ const (
 	// maxDevices keeps the devices well within the interrupts that it has for
 	// them, of which x86 has the fewest.
 	maxDevices = 16
-	// privateCID is the guest's number on a vsock that is its process's own.
-	privateCID = 3
 	// commandLine is its limit, CMDLINE_MAX_SIZE, without the NUL; deviceWord is
 	// what it appends for a device on x86 (" virtio_mmio.device=4K@0x…:NN"), and
 	// pciWord that its guest has no PCI.
@@ -72,10 +70,11 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 	}
 	check(vm, &problems)
 	out := plan.VM{
-		Binary:            plan.Binary{Path: vm.HypervisorPath.Value, Search: []string{"firecracker"}},
+		Binary:            driver.Binary(vm, "firecracker"),
 		Machine:           "default",
 		CommandLineMax:    commandLineMax(vm, p),
-		KernelCommandLine: kernelWords(vm, p),
+		KernelCommandLine: driver.KernelWords(vm, "ttyS0", p.words...),
+		VSock:             driver.OwnVSock(vm),
 		Control:           plan.HTTP,
 		API:               api(vm, p),
 		Command:           command(vm),
@@ -84,22 +83,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		KernelFormats:     p.formats,
 		SystemCalls:       []string{"seccomp"}, // its threads lock themselves in
 	}
-	if out.Binary.Path != "" {
-		out.Binary.Search = nil
-	}
-	if vm.VSockCID.Set {
-		out.VSock = &plan.VSock{CID: cid(vm), Multiplexed: true}
-	}
 	return out, problems
-}
-
-// cid is the guest's number. Nobody but its own process knows it, so that all VMs
-// may have the same.
-func cid(vm *spec.VM) int64 {
-	if vm.VSockCID.Value == spec.AnyCID {
-		return privateCID
-	}
-	return vm.VSockCID.Value
 }
 
 // devices counts those of the guest: disks, a source of randomness, vsock.
@@ -160,23 +144,6 @@ func checkID(vm *spec.VM, problems *diag.List) {
 
 var isID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
-// kernelWords is the kernel's command line: ours first, so that the user's word
-// wins where the kernel takes the last one.
-func kernelWords(vm *spec.VM, p platform) []string {
-	words := []string{}
-	if vm.Console.Value != "none" {
-		words = append(words, "console=ttyS0")
-	}
-	words = append(words, p.words...)
-	if vm.MachineID.Set {
-		words = append(words, "systemd.machine_id="+vm.MachineID.Value)
-	}
-	for _, w := range vm.KernelCommandLine {
-		words = append(words, w.Text)
-	}
-	return words
-}
-
 // channels has the one that there is.
 func channels(vm *spec.VM, problems *diag.List) []plan.Channel {
 	asked := vm.CredentialChannel
@@ -184,11 +151,7 @@ func channels(vm *spec.VM, problems *diag.List) []plan.Channel {
 		asked.From.Errorf(problems, "accepted: auto, initrd", "%s", refusals()["channel "+asked.Value])
 		return nil
 	}
-	c := driver.InitrdChannel(vm)
-	if asked.Value == "initrd" && c.Refused != "" {
-		asked.From.Errorf(problems, c.Cure, "%s", c.Refused)
-	}
-	return []plan.Channel{c}
+	return driver.AskedChannels(vm, []plan.Channel{driver.InitrdChannel(vm)}, problems)
 }
 
 // command is its command line without the first word. Its log goes to standard
@@ -234,9 +197,9 @@ func api(vm *spec.VM, p platform) *plan.API {
 		}
 		start = append(start, put("/drives/"+id, body...))
 	}
-	if vm.VSockCID.Set {
+	if v := driver.OwnVSock(vm); v != nil {
 		start = append(start, put("/vsock",
-			plan.NumberAt("/guest_cid", cid(vm), vm.VSockCID.From.ID), plan.AskAt("/uds_path", plan.AskVSock, vm.VSockCID.From.ID)))
+			plan.NumberAt("/guest_cid", v.CID, vm.VSockCID.From.ID), plan.AskAt("/uds_path", plan.AskVSock, vm.VSockCID.From.ID)))
 	}
 	action := func(name string) plan.Request { return put("/actions", plan.TextAt("/action_type", name, "")) }
 	start = append(start, put("/entropy", plan.Empty()), action("InstanceStart"))

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
@@ -46,16 +45,7 @@ func (m machine) channels(vm *spec.VM, problems *diag.List) []plan.Channel {
 		out = append(out, smbiosChannel(vm))
 	}
 	out = append(out, fwCfgChannel(), driver.InitrdChannel(vm))
-	if asked.Value == "auto" {
-		return out
-	}
-	out = slices.DeleteFunc(out, func(c plan.Channel) bool { return c.Name != asked.Value })
-	for _, c := range out {
-		if c.Refused != "" {
-			asked.From.Errorf(problems, c.Cure, "%s", c.Refused)
-		}
-	}
-	return out
+	return driver.AskedChannels(vm, out, problems)
 }
 
 func smbiosChannel(vm *spec.VM) plan.Channel {

@@ -91,20 +91,17 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 	m.check(vm, &problems)
 	checkArgs(vm, m, &problems)
 	out := plan.VM{
-		Binary:         plan.Binary{Path: vm.HypervisorPath.Value, Search: []string{"qemu-system-x86_64", "qemu-kvm"}},
+		Binary:         driver.Binary(vm, "qemu-system-x86_64", "qemu-kvm"),
 		Machine:        m.name,
 		CommandLineMax: 2047, // x86's COMMAND_LINE_SIZE without its NUL
 		Control:        plan.QMP,
 		Accelerator:    m.accelerators(vm.Accelerator.Value),
 		Channels:       m.channels(vm, &problems),
 	}
-	if out.Binary.Path != "" {
-		out.Binary.Search = nil
-	}
 	if vm.VSockCID.Set {
 		out.VSock = &plan.VSock{CID: vm.VSockCID.Value}
 	}
-	out.KernelCommandLine = m.kernelWords(vm)
+	out.KernelCommandLine = driver.KernelWords(vm, "ttyS0", m.commandLine...)
 	out.Command = m.command(vm)
 	return out, problems
 }
@@ -119,23 +116,6 @@ func (m machine) check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)
 		}
 	}
-}
-
-// kernelWords is the kernel's command line: ours first, so that the user's
-// word wins where the kernel takes the last one.
-func (m machine) kernelWords(vm *spec.VM) []string {
-	words := []string{}
-	if vm.Console.Value != "none" {
-		words = append(words, "console=ttyS0")
-	}
-	words = append(words, m.commandLine...)
-	if vm.MachineID.Set {
-		words = append(words, "systemd.machine_id="+vm.MachineID.Value)
-	}
-	for _, w := range vm.KernelCommandLine {
-		words = append(words, w.Text)
-	}
-	return words
 }
 
 // accelerators lists the answers to Accelerator=, the preferred first.

@@ -135,6 +135,19 @@ func fieldQuestions() []Question {
 	return []Question{AskCommandLine, AskChannel, AskKernel, AskInitrd, AskVSock, AskLandlock}
 }
 
+// Asks reports whether the command line, or a request that starts the guest, waits
+// for the answer to a question.
+func (vm *VM) Asks(q Question) bool {
+	return vm.API.asks(q) || slices.ContainsFunc(vm.Command, func(p Part) bool { return p.Ask == q })
+}
+
+// asks is Asks for the requests alone; without an API there are none.
+func (a *API) asks(q Question) bool {
+	return a != nil && slices.ContainsFunc(a.Start, func(r Request) bool {
+		return slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask == q })
+	})
+}
+
 // check refuses requests that Ampoule never makes.
 func (a *API) check() error {
 	others := []Request{a.Alive}

@@ -258,7 +258,7 @@ func checkChannels(vm *VM) error {
 		switch {
 		case c.Encoding == CPIO || c.Refused != "":
 			// It has no words of its own: it takes the place of the initrd.
-		case c.Encoding == OEMStrings && (len(c.Each) > 0 || !asksChannel(vm)):
+		case c.Encoding == OEMStrings && (len(c.Each) > 0 || !vm.API.asks(AskChannel)):
 			return fmt.Errorf("%s: its strings go into the body of a request", at)
 		case c.Encoding == OEMStrings && (c.MaxStructure == 0 || c.MaxStructure > rule.SMBIOSMaxStructure || c.MaxCount == 0):
 			return fmt.Errorf("%s: structures of SMBIOS have limits, at most %d bytes each", at, rule.SMBIOSMaxStructure)
@@ -274,11 +274,4 @@ func checkChannels(vm *VM) error {
 		}
 	}
 	return nil
-}
-
-// asksChannel reports whether a request waits for what a channel carries.
-func asksChannel(vm *VM) bool {
-	return vm.API != nil && slices.ContainsFunc(vm.API.Start, func(r Request) bool {
-		return slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask == AskChannel })
-	})
 }

@@ -140,7 +140,7 @@ func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error)
 		defer o.close()
 		a.overlay = o
 	}
-	if holdsKernel(g.Plan) {
+	if g.Plan.VM.Asks(plan.AskKernel) {
 		f, _, err := host.OpenImage(g.Plan.VM.Kernel)
 		if err != nil {
 			return nil, fmt.Errorf("opening the kernel %s: %w", g.Plan.VM.Kernel, err)
@@ -166,7 +166,7 @@ func (g *guest) start(binary string) error {
 		// KillMode=, by a mask say) means the guest to power off.
 		Blocked: []syscall.Signal{syscall.SIGTERM},
 	}
-	if g.asks(plan.AskStdio) {
+	if g.Plan.VM.Asks(plan.AskStdio) {
 		spec.Stdin, spec.Stdout = g.links.theirs.console, g.links.theirs.console
 	}
 	proc, err := process.Start(spec)

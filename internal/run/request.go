@@ -3,7 +3,6 @@ package run
 import (
 	"encoding/base64"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -139,13 +138,6 @@ func masked(words string, creds []credential.Credential) string {
 		return "its words (" + strconv.Itoa(len(words)) + " bytes) are not shown, since they repeat a credential"
 	}
 	return words
-}
-
-// holdsKernel reports whether the plan wants the kernel by a descriptor.
-func holdsKernel(p *plan.Plan) bool {
-	return p.VM.API != nil && slices.ContainsFunc(p.VM.API.Start, func(r plan.Request) bool {
-		return slices.ContainsFunc(r.Body, func(f plan.Field) bool { return f.Ask == plan.AskKernel })
-	})
 }
 
 // blameRequest names the assignment behind a request that was refused: the only

@@ -101,13 +101,8 @@ func (g *guest) runtimePath(name string) (string, error) {
 // maxSocketPath is sun_path without its NUL (unix(7)).
 const maxSocketPath = 107
 
-// asks reports whether the command line of the plan has a question.
-func (g *guest) asks(q plan.Question) bool {
-	return slices.ContainsFunc(g.Plan.VM.Command, func(p plan.Part) bool { return p.Ask == q })
-}
-
 func (g *guest) openConsole(e *links) error {
-	if g.asks(plan.AskStdio) {
+	if g.Plan.VM.Asks(plan.AskStdio) {
 		ours, theirs, err := console.NewPTY()
 		if err != nil {
 			return err
@@ -137,7 +132,7 @@ func (g *guest) openControl(e *links) error {
 	}
 	c := newAPIControl(g.Plan.VM.API)
 	e.control = c
-	if g.asks(plan.AskEvents) {
+	if g.Plan.VM.Asks(plan.AskEvents) {
 		ours, theirs, err := os.Pipe()
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
 	"github.com/ampoule-vm/ampoule/internal/console"
@@ -211,9 +212,14 @@ func carryOut(ctx context.Context, s Streams, p *plan.Plan, control string) erro
 	if d == nil {
 		return fmt.Errorf("the plan names the hypervisor %q, which this version of Ampoule does not have", p.VM.Hypervisor)
 	}
+	var handed []*os.File
+	if control == "" {
+		// Neither a Runner= nor a hypervisor is to think that they are its own.
+		handed = activation.Files(true)
+	}
 	out := run.Run(ctx, run.Options{
 		Plan: p, Frozen: frozen, Driver: d, Host: host.Local(), Getenv: os.Getenv,
-		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err), Control: control,
+		Stdin: s.In, Stdout: s.Out, Messages: console.NewMessages(s.Err), Control: control, Handed: handed,
 		// From now on there is little to do, and to hand it from one thread to
 		// another takes processor time from the guest (docs/measured.md).
 		Running: func() { runtime.GOMAXPROCS(1) },

@@ -62,6 +62,17 @@ func (s Severity) String() string {
 // MarshalText makes the severity a word in JSON.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads that word.
+func (s *Severity) UnmarshalText(text []byte) error {
+	for _, known := range []Severity{Error, Warning, Note} {
+		if string(text) == known.String() {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no severity", text)
+}
+
 // Problem is one finding about one place.
 type Problem struct {
 	Origin   Origin   `json:"origin"`

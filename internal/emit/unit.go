@@ -28,6 +28,9 @@ type UnitSource struct {
 	Program string
 	// KVMGroup is the group that may open /dev/kvm, where the host has one.
 	KVMGroup string
+	// Prepared: root has done something for the VM, which runs, and the unit is to
+	// undo it whatever the plan says.
+	Prepared bool
 	// Room, if not nil, is used in the place of fresh memory. The unit stays
 	// good until it is used again.
 	Room *Room
@@ -140,9 +143,8 @@ func (s UnitSource) service() (unitfile.Block, error) {
 	if own {
 		kind = "exec"
 	}
-	entries := append(s.Room.entries[:0],
-		entry("", "Type", kind),
-		entry("", "NotifyAccess", "main"),
+	entries := append(append(s.Room.entries[:0], entry("", "Type", kind)), s.notifyAccess()...)
+	entries = append(entries,
 		entry("the plan below, and no other", "ExecStart", s.program(runArguments+s.Plan.Digest.VM)),
 		entry("", "SyslogIdentifier", "microvm@"+vm.Name),
 		entry("", "Slice", "machine.slice"),
@@ -164,6 +166,7 @@ func (s UnitSource) service() (unitfile.Block, error) {
 		entries = append(entries, entry("the last of its kind: what a hook of yours makes in time is not missing", "ExecStartPre",
 			s.program("unit sources --plan=%d/"+rule.PlanName+" --digest="+s.Plan.Digest.VM)))
 	}
+	entries = append(entries, s.privileged(own)...)
 	entries = append(entries, unitfile.Entry{Comment: "the plan", Key: "SetCredential", Value: rule.PlanName + ":", Text: s.json()})
 	s.Room.entries = entries
 	return unitfile.Block{Name: "Service", Entries: entries}, err

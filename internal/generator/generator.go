@@ -106,6 +106,7 @@ type Generator struct {
 	tree      *source.Tree
 	providers hostfiles.Providers
 	kvmGroup  string
+	prepared  []string
 	systemd   int
 	orphans   []string
 	notes     diag.List
@@ -114,7 +115,7 @@ type Generator struct {
 // New looks at the host.
 func New(in Input) *Generator {
 	host := hostfiles.Root(in.Root)
-	g := &Generator{in: in, tree: source.Scan(in.Root, in.Dirs), providers: host.Providers(), systemd: host.SystemdVersion()}
+	g := &Generator{in: in, tree: source.Scan(in.Root, in.Dirs), providers: host.Providers(), systemd: host.SystemdVersion(), prepared: host.Prepared()}
 	if host.HasGroup(kvmGroup) {
 		g.kvmGroup = kvmGroup
 	}
@@ -287,8 +288,10 @@ func (g *Generator) load(u *Unit, running bool, room *emit.Room) {
 
 // unit writes the unit of a plan.
 func (g *Generator) unit(res pipeline.Result, room *emit.Room) ([]byte, error) {
+	_, prepared := slices.BinarySearch(g.prepared, res.Source.Name)
 	return emit.Unit(emit.UnitSource{
 		Room: room, Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Files: res.Files(), Program: g.in.Program, KVMGroup: g.kvmGroup,
+		Prepared: prepared,
 	})
 }
 

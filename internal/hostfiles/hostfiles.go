@@ -244,3 +244,20 @@ func (r Root) Clearing(unit string, keys ...string) []string {
 	}
 	return slices.Compact(out)
 }
+
+// Prepared is where root remembers what it did for VMs that have not ended, in a
+// directory for each by its name.
+const Prepared = "/run/ampoule/privileged"
+
+// Prepared lists those VMs, sorted. Only root can look.
+func (r Root) Prepared() []string {
+	entries, err := os.ReadDir(r.path(Prepared))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}

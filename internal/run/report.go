@@ -142,6 +142,8 @@ type message struct {
 	// Stop and Call travel the other way: power off; and give a sign of life.
 	Stop string `json:"stop,omitempty"`
 	Call bool   `json:"call,omitempty"`
+	// Files answers Hello: the names of the open files that travel with it.
+	Files []string `json:"files,omitzero"`
 }
 
 // ending is an outcome on its way.
@@ -168,7 +170,9 @@ type remote struct {
 	over  chan struct{} // nobody takes stops any more
 	// callc hands calls on to the guest. As long as there is none that answers
 	// them, nothing is there that could hang unnoticed, and we do.
-	callc    chan time.Time
+	callc chan time.Time
+	// filesc delivers what root has opened for the VM.
+	filesc   chan []*os.File
 	answered atomic.Bool
 }
 
@@ -182,10 +186,24 @@ func connect(fd string) (*remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the descriptor in $%s is not open: the runner has to hand it on (%w)", ControlVariable, err)
 	}
-	r := &remote{conn: conn, stopc: make(chan string), over: make(chan struct{}), callc: make(chan time.Time, 1)}
+	r := &remote{conn: conn, stopc: make(chan string), over: make(chan struct{}), callc: make(chan time.Time, 1), filesc: make(chan []*os.File, 1)}
 	send(conn, message{Hello: true})
 	go r.read()
 	return r, nil
+}
+
+// took gives the files the names that came with them.
+func (r *remote) took(names []string, fds []int) {
+	named := []*os.File{}
+	for i, fd := range fds {
+		if i < len(names) {
+			named = append(named, os.NewFile(uintptr(fd), names[i]))
+		}
+	}
+	select {
+	case r.filesc <- named:
+	default: // they were there already
+	}
 }
 
 func (r *remote) close() {
@@ -211,7 +229,7 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 func (r *remote) read() {
 	buf := make([]byte, maxMessage)
 	for {
-		n, err := receive(r.conn, buf)
+		n, fds, err := receiveFiles(r.conn, buf)
 		var m message
 		switch {
 		case err != nil || n == 0:
@@ -221,6 +239,9 @@ func (r *remote) read() {
 			continue
 		case m.Call:
 			r.called()
+			continue
+		case m.Files != nil:
+			r.took(m.Files, fds)
 			continue
 		case m.Stop == "":
 			continue

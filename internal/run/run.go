@@ -53,6 +53,9 @@ type Options struct {
 	// Control is the number of the inherited descriptor on which a boot from
 	// within a Runner= reports to the run above it; empty for a run of its own.
 	Control string
+	// Handed are the open files that a service manager has handed over, by their
+	// names. They are closed.
+	Handed []*os.File
 	// Running is called when the guest runs for the first time; it may be nil.
 	Running func()
 	Leak    LeakForTest
@@ -104,7 +107,13 @@ func Run(ctx context.Context, o Options) Outcome {
 		}
 		defer above.close()
 		r.report = above
+		if len(o.Plan.VM.Needs()) > 0 {
+			if r.Handed, err = above.files(); err != nil {
+				return failed("%v", err)
+			}
+		}
 	}
+	defer func() { r.closeHanded() }()
 	out := r.run(ctx)
 	r.report.ended(out)
 	return out
@@ -161,6 +170,12 @@ func (r *runner) run(ctx context.Context) Outcome {
 		if why := early.end(); why != "" {
 			return stoppedEarly(why)
 		}
+		return badInput(problems)
+	}
+	r.say(problems)
+	undo, problems := r.takePrivileged(early)
+	defer undo()
+	if problems.HasErrors() {
 		return badInput(problems)
 	}
 	r.say(problems)
@@ -233,6 +248,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	answers, problems := preflight.Judge(ctx, r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
 	r.judgeState(&problems)
+	r.judgePrivileged(&problems)
 	s := start{Answers: answers}
 	if refused := r.refuseEarly(answers); refused.HasErrors() {
 		return s, append(problems, refused...)

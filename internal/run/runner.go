@@ -297,6 +297,9 @@ func (c *child) receive(m message) {
 	switch {
 	case m.Hello:
 		c.booted, c.outcome, c.credentials = true, nil, nil
+		if err := sendFiles(c.conn, c.Handed); err != nil {
+			c.warn("%s: handing over to ampoule boot what was opened for it: %v", c.Plan.VM.Name, err)
+		}
 	case m.Credentials != nil:
 		c.credentials = append(c.credentials, m.Credentials...)
 	case m.Started != nil:

@@ -96,7 +96,7 @@ func readUnit(text []byte) unit {
 				continue
 			}
 		}
-		if slices.Contains(wordsOnly(), key) {
+		if slices.Contains(wordsOnly(), key) || emit.Undoes(a.Key, a.Value) {
 			continue
 		}
 		value := a.Value

@@ -249,7 +249,7 @@ func shorten(word string) string {
 
 // number shows what counts bytes as the files have it.
 func number(path string, n json.Number) string {
-	if name := path[strings.LastIndexByte(path, '.')+1:]; name == "memory" || name == "size" {
+	if name := path[strings.LastIndexByte(path, '.')+1:]; name == "memory" || name == "size" || name == "huge_pages" {
 		if bytes, err := n.Int64(); err == nil {
 			return spec.FormatSize(bytes)
 		}

@@ -14,6 +14,7 @@ func features() []Feature {
 		{Name: "channel smbios"}, {Name: "channel fw_cfg"}, {Name: "channel initrd"},
 		{Name: "console"}, {Name: "disk raw"}, {Name: "disk qcow2"}, {Name: "disk serial"},
 		{Name: "readiness started"}, {Name: "readiness console"}, {Name: "readiness guest"},
+		{Name: "huge pages 2M"}, {Name: "huge pages 1G"}, {Name: "cpu topology"}, {Name: "watchdog"},
 		{Name: "vsock"}, {Name: "machine type"}, {Name: "emulation"},
 		{Name: "power button", Unasked: true}, {Name: "reboot", Unasked: true},
 	}

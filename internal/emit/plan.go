@@ -36,7 +36,16 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	row("Hypervisor", hypervisor(vm), first(p, "HypervisorPath", "Hypervisor"))
 	row("Machine", vm.Machine, "Machine")
 	row("VCPU", fmt.Sprint(vm.VCPU), "VCPU")
+	if vm.Topology != nil {
+		row("CPU topology", topology(*vm.Topology), "CPUTopology")
+	}
 	row("Memory", spec.FormatSize(vm.Memory), "Memory")
+	if vm.HugePages > 0 {
+		row("Huge pages", "of "+spec.FormatSize(vm.HugePages), "HugePages")
+	}
+	if vm.Watchdog {
+		row("Watchdog", "resets the guest", "Watchdog")
+	}
 	row("Kernel", vm.Kernel, "Kernel")
 	row("Initrd", orNone(vm.Initrd), "Initrd")
 	row("Kernel command line", spec.JoinCommandLine(vm.KernelCommandLine), "KernelCommandLine[0]")
@@ -108,6 +117,10 @@ func first(p *plan.Plan, names ...string) string {
 		}
 	}
 	return names[len(names)-1]
+}
+
+func topology(t plan.Topology) string {
+	return fmt.Sprintf("%d sockets, %d cores in each, %d threads on each", t.Sockets, t.Cores, t.Threads)
 }
 
 func orNone(s string) string {

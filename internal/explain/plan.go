@@ -39,7 +39,10 @@ func fieldOrigins() []origin {
 		{"vm.binary", []string{"HypervisorPath", "Hypervisor"}, ""},
 		{"vm.machine", []string{"Machine", "Hypervisor"}, ""},
 		{"vm.vcpu", []string{"VCPU"}, ""},
+		{"vm.cpu_topology", []string{"CPUTopology"}, ""},
 		{"vm.memory", []string{"Memory"}, ""},
+		{"vm.huge_pages", []string{"HugePages"}, ""},
+		{"vm.watchdog", []string{"Watchdog"}, ""},
 		{"vm.kernel", []string{"Kernel"}, ""},
 		{"vm.initrd", []string{"Initrd"}, ""},
 		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Hypervisor"}, ""},
@@ -250,6 +253,19 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 	return "", keys, why
 }
 
+// alsoBehind are further keys behind the words of a command line that a line of a
+// key asks for: the machine has the bus of a device, and memory that has to be
+// made in its own way is as large as it is.
+func alsoBehind(key string) []string {
+	switch key {
+	case "Disk", "VSockCID":
+		return []string{"Machine"}
+	case "HugePages":
+		return []string{"Memory"}
+	}
+	return nil
+}
+
 // causes are those of the field at a path.
 func (x *Explainer) causes(path string) []Cause {
 	id, keys, why := Behind(x.res.Draft, path)
@@ -258,8 +274,10 @@ func (x *Explainer) causes(path string) []Cause {
 	}
 	out := x.line(id)
 	switch head, _ := element(path); {
-	case head == "vm.command" && (plan.KeyOf(id) == "Disk" || plan.KeyOf(id) == "VSockCID"): // the machine has the bus
-		out = append(out, x.keys([]string{"Machine"}, "")...)
+	case head == "vm.command":
+		if more := alsoBehind(plan.KeyOf(id)); more != nil {
+			out = append(out, x.keys(more, "")...)
+		}
 	case head == "vm.image.lines": // for which it waits
 		out = append(out, x.keys([]string{"Image"}, "")...)
 	}

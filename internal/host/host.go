@@ -20,6 +20,8 @@ import (
 // Host says where to look. The zero value is not usable; see [Local].
 type Host struct {
 	CPUInfo, MemInfo, Swaps, KVM, VHostVSock, Group string
+	// HugePageDir has a directory for each size of huge pages.
+	HugePageDir string
 	// Cgroup is the file that names this process's control group, CgroupRoot
 	// where that tree is mounted.
 	Cgroup, CgroupRoot string
@@ -38,7 +40,8 @@ func Local() Host {
 	}
 	return Host{
 		CPUInfo: "/proc/cpuinfo", MemInfo: "/proc/meminfo", Swaps: "/proc/swaps", KVM: "/dev/kvm", VHostVSock: "/dev/vhost-vsock", Group: "/etc/group",
-		Cgroup: "/proc/self/cgroup", CgroupRoot: "/sys/fs/cgroup", Path: path,
+		HugePageDir: "/sys/kernel/mm/hugepages",
+		Cgroup:      "/proc/self/cgroup", CgroupRoot: "/sys/fs/cgroup", Path: path,
 		Programs: ownPrograms(),
 	}
 }

@@ -233,7 +233,12 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	part.Architecture = vm.Identity.Architecture
 	part.Hypervisor = vm.Hypervisor.Value
 	part.VCPU = vm.VCPU.Value
+	if t := vm.CPUTopology; t.Set {
+		part.Topology = &plan.Topology{Sockets: t.Value.Sockets, Cores: t.Value.Cores, Threads: t.Value.Threads}
+	}
 	part.Memory = vm.Memory.Value
+	part.HugePages = vm.HugePages.Value
+	part.Watchdog = vm.Watchdog.Value
 	part.Kernel = vm.Kernel.Value
 	part.Initrd = vm.Initrd.Value
 	part.Console = vm.Console.Value != "none"
@@ -252,7 +257,8 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, from := range []spec.From{
-		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.Memory.From,
+		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.CPUTopology.From,
+		vm.Memory.From, vm.HugePages.From, vm.Watchdog.From,
 		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From, vm.VSockCID.From,
 		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From, vm.RestartIfChanged.From,
 	} {

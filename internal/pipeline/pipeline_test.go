@@ -177,6 +177,9 @@ var badValues = map[string][]string{
 	"MachineID":               {"1234", "00000000000000000000000000000000"},
 	"GuestSystemd":            {"251", "v257"},
 	"Readiness":               {"guest", "console:", "console:(", "later"},
+	"CPUTopology":             {"1:1", "1:0:1", "1:1:x", "1:2:2", "5000:1:1"},
+	"HugePages":               {"4K", "yes"},
+	"Watchdog":                {"maybe"},
 	"VSockCID":                {"0", "2", "-3", "4294967295", "4294967299", "03x", "any"},
 	"LoadCredential":          {"a/b:/x", ":x", "a:rel/ative", "ampoule.x:/x", "a:/x/../y"},
 	"LoadCredentialEncrypted": {"a:rel/ative"},
@@ -223,6 +226,7 @@ func TestOverridesCount(t *testing.T) {
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
 		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto",
+		"CPUTopology": "1:2:1", "HugePages": "2M", "Watchdog": "yes",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")
 	for _, row := range spec.Table() {

@@ -52,6 +52,12 @@ func checkNumbers(vm *VM) error {
 			return fmt.Errorf("vm.%s: %d is not within %d and %d %s", n.field, n.value, n.least, n.most, n.whatItCounts)
 		}
 	}
+	if t := vm.Topology; t != nil && (min(t.Sockets, t.Cores, t.Threads) < 1 || max(t.Sockets, t.Cores, t.Threads) > math.MaxInt16 || t.Sockets*t.Cores*t.Threads != vm.VCPU) {
+		return fmt.Errorf("vm.cpu_topology: it does not come to %d processors", vm.VCPU)
+	}
+	if p := vm.HugePages; p != 0 && (p != spec.HugePage2M && p != spec.HugePage1G || vm.Memory%p != 0) {
+		return fmt.Errorf("vm.huge_pages: not a size of huge pages, or the memory is no multiple of it")
+	}
 	return nil
 }
 

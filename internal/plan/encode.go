@@ -256,7 +256,17 @@ func (e *encoder) vm(vm *VM) {
 	e.end()
 	e.text("machine", vm.Machine)
 	e.number("vcpu", int64(vm.VCPU))
+	if t := vm.Topology; t != nil {
+		e.field("cpu_topology")
+		e.begin()
+		e.number("sockets", int64(t.Sockets))
+		e.number("cores", int64(t.Cores))
+		e.number("threads", int64(t.Threads))
+		e.end()
+	}
 	e.number("memory", vm.Memory)
+	e.numberIfSet("huge_pages", vm.HugePages)
+	e.trueIfSet("watchdog", vm.Watchdog)
 	e.text("kernel", vm.Kernel)
 	e.textIfSet("initrd", vm.Initrd)
 	e.words("kernel_command_line", vm.KernelCommandLine)

@@ -82,8 +82,14 @@ type VM struct {
 	Binary       Binary `json:"binary"`
 	Machine      string `json:"machine"`
 	VCPU         int    `json:"vcpu"`
-	// Memory is in bytes.
+	// Topology is how the processors are put together; nil: as the hypervisor
+	// does by itself.
+	Topology *Topology `json:"cpu_topology,omitempty"`
+	// Memory is in bytes, and so is HugePages, the size of the host's pages that it
+	// is made of; 0: of ordinary ones.
 	Memory            int64        `json:"memory"`
+	HugePages         int64        `json:"huge_pages,omitempty"`
+	Watchdog          bool         `json:"watchdog,omitempty"`
 	Kernel            string       `json:"kernel"`
 	Initrd            string       `json:"initrd,omitempty"`
 	KernelCommandLine []string     `json:"kernel_command_line"`
@@ -118,6 +124,16 @@ type VM struct {
 	// may make, by their names.
 	SystemCalls []string `json:"system_calls,omitempty"`
 }
+
+// Topology is how a guest's processors are put together.
+type Topology struct {
+	Sockets int `json:"sockets"`
+	Cores   int `json:"cores"`   // in each socket
+	Threads int `json:"threads"` // on each core
+}
+
+// String is the topology as a file has it.
+func (t *Topology) String() string { return fmt.Sprintf("%d:%d:%d", t.Sockets, t.Cores, t.Threads) }
 
 // The formats of a kernel.
 const (

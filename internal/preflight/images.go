@@ -52,9 +52,6 @@ func (j *judge) boot(ctx context.Context) {
 			j.fail("Initrd", vm.Initrd, acceptedInitrd, "%v", err)
 		}
 	}
-	if total, err := j.host.Memory(); err == nil && vm.Memory > total {
-		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: at most %dM", total>>20), "this host has only %d MiB of memory", total>>20)
-	}
 	if need := kernel.Size + initrd; need >= vm.Memory {
 		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: more than %s, and room to unpack them", spec.FormatSize(RoundUp(need))),
 			"kernel and initrd alone have %d bytes", need)

@@ -63,6 +63,7 @@ func Judge(ctx context.Context, p *plan.Plan, h host.Host, places Places) (Answe
 	a.Accelerator, a.Emulated = j.accelerator()
 	j.boot(ctx)
 	a.Images = j.images
+	j.memory()
 	j.commandLine(a.Accelerator)
 	j.disks()
 	j.vsock()

@@ -16,6 +16,7 @@ func cpuMemoryRows() []Row {
 			Help:  "Number of virtual processors.",
 			apply: setScalar(func(vm *VM) *Setting[int] { return &vm.VCPU }, func(s string) (int, error) { return ParseInt(s, 1, MaxVCPU) }),
 		},
+		topologyRow(),
 		{
 			Name: "Memory", Image: true, Form: "SIZE", Default: "512M", Accepted: "accepted: a size to the base 1024 such as 512M or 2G, at least 64M, in whole MiB",
 			Help:  "The guest's memory. Suffixes K, M, G, T to the base 1024; a number without one counts bytes.",

@@ -33,7 +33,7 @@ func imageRows() []Row {
 // imageKeys are those that an image may set.
 func imageKeys() []string {
 	var out []string
-	for _, rows := range [][]Row{cpuMemoryRows(), bootRows(), hypervisorRows(), diskRows(), consoleRows(), runnerRows()} {
+	for _, rows := range [][]Row{cpuMemoryRows(), bootRows(), hypervisorRows(), diskRows(), consoleRows(), watchdogRows(), runnerRows()} {
 		for i := range rows {
 			if rows[i].Image {
 				out = append(out, rows[i].Name+"=")

@@ -70,8 +70,13 @@ type VM struct {
 	Accelerator    Setting[string]
 	Machine        Setting[string]
 
-	VCPU   Setting[int]
-	Memory Setting[int64]
+	VCPU        Setting[int]
+	CPUTopology Setting[CPUTopology]
+	Memory      Setting[int64]
+	// HugePages is the size of the host's pages that the memory is made of, in
+	// bytes; 0: of ordinary ones.
+	HugePages Setting[int64]
+	Watchdog  Setting[bool]
 
 	Kernel            Setting[string]
 	Initrd            Setting[string]
@@ -249,6 +254,7 @@ func setScalar[T any](field func(*VM) *Setting[T], parse func(string) (T, error)
 func (r *reader) check() {
 	r.checkReadiness()
 	r.checkImage()
+	r.checkMemory()
 	r.checkDisks()
 	r.checkCredentials()
 	r.checkNotify()

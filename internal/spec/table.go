@@ -57,7 +57,7 @@ func (row *Row) show(value string) string {
 // table has all rows and tableKeys their names, in the same order. Both are made
 // once and never changed: a generator asks them about every line of every VM.
 var (
-	table     = slices.Concat(imageRows(), hypervisorRows(), cpuMemoryRows(), bootRows(), diskRows(), consoleRows(), vsockRows(), credentialRows(), runnerRows(), applyRows())
+	table     = slices.Concat(imageRows(), hypervisorRows(), cpuMemoryRows(), memoryRows(), watchdogRows(), bootRows(), diskRows(), consoleRows(), vsockRows(), credentialRows(), runnerRows(), applyRows())
 	tableKeys = namesOf(table)
 )
 
@@ -172,7 +172,7 @@ func unknownKey(problems *diag.List, a unitfile.Assignment, names []string) {
 		return
 	}
 	accepted := "accepted: " + list(names)
-	if len(names) > 40 {
+	if len(names) > 40 && a.Section != Section {
 		accepted = "see systemd's manual for the keys of this section"
 	}
 	if near != "" {

@@ -84,6 +84,9 @@ func check(vm *spec.VM, problems *diag.List) {
 	if n := vm.VCPU.Value; n > maxVCPU {
 		vm.VCPU.From.Errorf(problems, fmt.Sprintf("accepted: 1 to %d", maxVCPU), "more virtual processors than cloud-hypervisor takes")
 	}
+	if t := vm.CPUTopology; t.Set && t.Value.Threads > maxThreads {
+		t.From.Errorf(problems, "accepted: one or two threads", "more threads on a core than cloud-hypervisor takes")
+	}
 	for _, d := range vm.Disks {
 		if len(d.Serial) > maxSerial {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d bytes", maxSerial), "the serial number is longer than a virtio disk has room for")
@@ -135,6 +138,9 @@ func config(vm *spec.VM) []plan.Field {
 		plan.NumberAt("/cpus/boot_vcpus", int64(vm.VCPU.Value), vm.VCPU.From.ID),
 		plan.NumberAt("/cpus/max_vcpus", int64(vm.VCPU.Value), vm.VCPU.From.ID),
 		plan.NumberAt("/memory/size", vm.Memory.Value, vm.Memory.From.ID),
+	}
+	fields = append(fields, memory(vm)...)
+	fields = append(fields,
 		plan.AskAt("/payload/kernel", plan.AskKernel, vm.Kernel.From.ID),
 		plan.AskAt("/payload/initramfs", plan.AskInitrd, vm.Initrd.From.ID),
 		plan.AskAt("/payload/cmdline", plan.AskCommandLine, ""),
@@ -144,7 +150,7 @@ func config(vm *spec.VM) []plan.Field {
 		plan.TrueAt("/pvpanic", ""),
 		plan.AskAt("/landlock_enable", plan.AskLandlock, ""),
 		plan.AskAt("/platform/oem_strings", plan.AskChannel, vm.CredentialChannel.From.ID),
-	}
+	)
 	if vm.MachineID.Set {
 		fields = append(fields, plan.TextAt("/platform/uuid", driver.UUID(vm.MachineID.Value), vm.MachineID.From.ID))
 	}

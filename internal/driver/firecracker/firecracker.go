@@ -46,12 +46,14 @@ type platform struct {
 	button bool
 	// announced: devices are announced on the kernel's command line.
 	announced bool
+	// threads: a core can have two.
+	threads bool
 }
 
 func platforms() map[string]platform {
 	return map[string]platform{
 		"x86-64": {
-			formats: []string{plan.ELF}, button: true, announced: true,
+			formats: []string{plan.ELF}, button: true, announced: true, threads: true,
 			// A reset through the keyboard's controller is the end of the machine;
 			// what it does not have besides that controller takes a second to look for.
 			words: []string{"reboot=k", "panic=-1", "i8042.noaux", "i8042.nomux", "i8042.dumbkbd"},
@@ -68,7 +70,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		vm.Hypervisor.From.Errorf(&problems, "accepted on x86-64 and arm64", "firecracker does not run on %s", architecture)
 		p = platforms()["x86-64"]
 	}
-	check(vm, &problems)
+	check(vm, p, &problems)
 	out := plan.VM{
 		Binary:            driver.Binary(vm, "firecracker"),
 		Machine:           "default",
@@ -104,7 +106,7 @@ func commandLineMax(vm *spec.VM, p platform) int {
 }
 
 // check refuses what Firecracker cannot do, at the line that asks for it.
-func check(vm *spec.VM, problems *diag.List) {
+func check(vm *spec.VM, p platform, problems *diag.List) {
 	no := refusals()
 	if vm.Machine.Set {
 		vm.Machine.From.Errorf(problems, "remove it", "%s", no["machine type"])
@@ -125,6 +127,7 @@ func check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", maxDevices-2), "more disks than firecracker takes")
 		}
 	}
+	checkMemory(vm, p, problems)
 	checkID(vm, problems)
 	driver.CheckArguments(vm, arguments(), "Ampoule hands the VM over by the API, and passes on only what does not concern it", problems)
 }
@@ -177,9 +180,7 @@ func api(vm *spec.VM, p platform) *plan.API {
 		return plan.Request{Method: "PUT", Path: path, Body: body}
 	}
 	start := []plan.Request{
-		put("/machine-config",
-			plan.NumberAt("/vcpu_count", int64(vm.VCPU.Value), vm.VCPU.From.ID),
-			plan.NumberAt("/mem_size_mib", vm.Memory.Value>>20, vm.Memory.From.ID)),
+		put("/machine-config", machineConfig(vm)...),
 		put("/boot-source",
 			plan.TextAt("/kernel_image_path", vm.Kernel.Value, vm.Kernel.From.ID),
 			plan.AskAt("/initrd_path", plan.AskInitrd, vm.Initrd.From.ID),

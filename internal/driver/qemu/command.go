@@ -3,7 +3,6 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/driver"
@@ -19,13 +18,15 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 		literal("", "-name", vm.Identity.Name),
 		literal(vm.Machine.From.ID, "-machine", m.name+m.options),
 		{Ask: plan.AskAccelerator, From: vm.Accelerator.From.ID},
-		literal(vm.VCPU.From.ID, "-smp", strconv.Itoa(vm.VCPU.Value)),
-		literal(vm.Memory.From.ID, "-m", fmt.Sprintf("%dM", vm.Memory.Value>>20)),
+	}
+	parts = append(parts, processors(vm)...)
+	parts = append(parts, memory(vm)...)
+	parts = append(parts,
 		// Every end of the guest stops QEMU with a SHUTDOWN event that gives
 		// the reason; what comes next is decided by ampoule.
 		literal("", "-S", "-action", "reboot=shutdown,shutdown=pause,panic=shutdown"),
-		{Ask: plan.AskControl, Words: []string{"-chardev", "socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control"}},
-	}
+		plan.Part{Ask: plan.AskControl, Words: []string{"-chardev", "socket,id=control,fd={fd}", "-mon", "chardev=control,mode=control"}},
+	)
 	if vm.Console.Value != "none" {
 		parts = append(parts, plan.Part{
 			Ask: plan.AskConsole, From: vm.Console.From.ID,
@@ -34,6 +35,9 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 	}
 	if m.panicDevice != "" {
 		parts = append(parts, literal("", "-device", m.panicDevice))
+	}
+	if vm.Watchdog.Value {
+		parts = append(parts, literal(vm.Watchdog.From.ID, "-device", "i6300esb", "-action", "watchdog=reset"))
 	}
 	parts = append(parts, literal("", "-object", "rng-builtin,id=rng", "-device", "virtio-rng-"+m.bus+",rng=rng"))
 	if vm.MachineID.Set {

@@ -111,6 +111,9 @@ func (m machine) check(vm *spec.VM, problems *diag.List) {
 	if n := vm.VCPU.Value; n > m.maxVCPU {
 		vm.VCPU.From.Errorf(problems, fmt.Sprintf("accepted: 1 to %d", m.maxVCPU), "more virtual processors than the machine type %s takes", m.name)
 	}
+	m.checkMemory(vm, func(from spec.From, accepted, what string) {
+		from.Errorf(problems, accepted, "the machine type %s (%s) takes %s", m.name, vm.Machine.From.Origin, what)
+	})
 	for i, d := range vm.Disks {
 		if i >= m.maxDisks {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)

@@ -23,6 +23,9 @@ func TestContract(t *testing.T) {
 		{Name: "kvm", Lines: []string{"Accelerator=kvm"}},
 		{Name: "vsock", Lines: []string{"VSockCID=auto", "GuestSystemd=257"}},
 		{Name: "vsock with a number on microvm", Lines: []string{"Machine=microvm", "VSockCID=42", "Readiness=guest"}},
+		{Name: "memory and processors", Lines: []string{"VCPU=4", "CPUTopology=1:2:2", "HugePages=1G", "Memory=2G", "Watchdog=yes"}},
+		{Name: "memory on microvm", Lines: []string{"Machine=microvm", "VCPU=2", "CPUTopology=2:1:1", "HugePages=2M"}},
+		{Name: "watchdog on microvm", Lines: []string{"Machine=microvm", "Watchdog=yes"}, Refused: "use Machine=q35"},
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
 
 		{Name: "machine", Lines: []string{"Machine=q53"}, Refused: "did you mean q35?"},

@@ -28,7 +28,10 @@ HypervisorArgs=--seccomp log
 HypervisorArgs=--boot-timer
 Machine=q35
 VCPU=2
+CPUTopology=1:2:1
 Memory=1G
+HugePages=2M
+Watchdog=yes
 Kernel=/boot/vmlinuz
 Initrd=/boot/initrd
 KernelCommandLine=quiet "a=b c"

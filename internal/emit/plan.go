@@ -67,11 +67,14 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	}
 	t.Flush()
 
-	if len(vm.Credentials) > 0 {
+	if vm.Carries() {
 		b.WriteString("\nCredentials\n")
 		t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 		for _, c := range vm.Credentials {
 			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), Visible(source(c)), origin(p, c.From))
+		}
+		for _, g := range vm.Given {
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", g.Name, "given by Ampoule", origin(p, g.From))
 		}
 		t.Flush()
 	}
@@ -229,7 +232,7 @@ func questions(b *strings.Builder, vm plan.VM) {
 		rule = "the first where KVM is truly usable"
 	}
 	fmt.Fprintf(t, "  accelerator\t%s\t%s\n", strings.Join(accelerators, ", "), rule)
-	if len(vm.Credentials) > 0 {
+	if vm.Carries() {
 		var usable []string
 		for _, c := range vm.Channels {
 			if c.Refused == "" {
@@ -243,7 +246,7 @@ func questions(b *strings.Builder, vm plan.VM) {
 		fmt.Fprintf(t, "  credential channel\t%s\t%s\n", strings.Join(usable, ", "), rule)
 	}
 	t.Flush()
-	if len(vm.Credentials) == 0 {
+	if !vm.Carries() {
 		return
 	}
 	for _, c := range vm.Channels {

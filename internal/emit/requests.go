@@ -51,18 +51,18 @@ func answer(vm plan.VM, q plan.Question) string {
 	case plan.AskCommandLine:
 		return "<kernel command line>"
 	case plan.AskChannel:
-		if !slices.ContainsFunc(vm.Channels, func(c plan.Channel) bool { return c.Encoding != plan.CPIO }) && len(vm.Credentials) > 0 {
+		if !slices.ContainsFunc(vm.Channels, func(c plan.Channel) bool { return c.Encoding != plan.CPIO }) && vm.Carries() {
 			return "" // they are where the initial RAM disk is
 		}
 		return "<credentials>"
 	case plan.AskInitrd:
-		only := len(vm.Channels) == 1 && delivers(vm.Channels[0]) && len(vm.Credentials) > 0
+		only := len(vm.Channels) == 1 && delivers(vm.Channels[0]) && vm.Carries()
 		switch {
 		case only && vm.Initrd != "":
 			return "<credentials, then " + quote(vm.Initrd) + ">"
 		case vm.Initrd != "":
 			return quote(vm.Initrd)
-		case len(vm.Credentials) > 0 && slices.ContainsFunc(vm.Channels, delivers):
+		case vm.Carries() && slices.ContainsFunc(vm.Channels, delivers):
 			return "<credentials>"
 		}
 		return ""

@@ -55,6 +55,7 @@ func fieldOrigins() []origin {
 		{"vm.stop_timeout_ms", []string{stop, "Service.TimeoutSec"}, ""},
 		{"vm.runner", []string{"Runner"}, ""},
 		{"vm.credentials", credentialKeys(""), ""},
+		{"vm.given", []string{"GuestSystemd"}, ""},
 		{"vm.vsock", []string{"VSockCID", "Hypervisor"}, ""},
 		{"vm.control", []string{"Hypervisor"}, ""},
 		{"vm.api", []string{"Hypervisor"}, ""},
@@ -127,6 +128,11 @@ func asked(vm *plan.VM, q plan.Question) []string {
 	case plan.AskLandlock: // it does not go with an initial RAM disk in memory
 		return []string{"Hypervisor", "CredentialChannel"}
 	case plan.AskControl, plan.AskEvents:
+	}
+	for _, g := range vm.Given {
+		if key := plan.KeyOf(g.From); q == plan.AskChannel && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
 	}
 	if keys != nil && vm.VSock != nil {
 		keys = append(keys, "VSockCID") // over which the guest says how it goes
@@ -227,6 +233,10 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 		return p.VM.Disks[i].From, nil, ""
 	case "vm.credentials":
 		return p.VM.Credentials[i].From, nil, ""
+	case "vm.given":
+		if from := p.VM.Given[i].From; from != "" {
+			return from, nil, ""
+		}
 	case "unit.credentials":
 		return p.Unit.Credentials[i].From, nil, ""
 	case "unit.service":

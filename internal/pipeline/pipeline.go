@@ -256,6 +256,9 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 		part.Disks = append(part.Disks, plan.Disk{Path: d.Path, Format: d.Format, ReadOnly: d.ReadOnly, Serial: d.Serial, Size: d.Size, From: d.From.ID})
 	}
 	part.Credentials = credentials(vm.Credentials, origins)
+	for _, g := range vm.Given() {
+		part.Given = append(part.Given, plan.Given{Name: g.Name, Value: g.Value, From: g.From.ID})
+	}
 	for _, from := range []spec.From{
 		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.CPUTopology.From,
 		vm.Memory.From, vm.HugePages.From, vm.Watchdog.From,

@@ -28,7 +28,7 @@ func (p *Plan) check() error {
 	if err := spec.CheckName(vm.Name); err != nil {
 		return fmt.Errorf("vm.name: %w", err)
 	}
-	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkControl, checkCommand, checkChannels} {
+	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkControl, checkCommand, checkChannels, checkGiven} {
 		if err := f(vm); err != nil {
 			return err
 		}
@@ -245,8 +245,23 @@ func checkWords(at string, words []string) error {
 	return nil
 }
 
+// checkGiven refuses names that a guest could not take apart.
+func checkGiven(vm *VM) error {
+	names := map[string]bool{NotifyCredential: vm.VSock != nil}
+	for i, g := range vm.Given {
+		if err := rule.Name(g.Name); err != nil {
+			return fmt.Errorf("vm.given[%d]: %w", i, err)
+		}
+		if names[g.Name] {
+			return fmt.Errorf("vm.given[%d]: a second credential of this name", i)
+		}
+		names[g.Name] = true
+	}
+	return nil
+}
+
 func checkChannels(vm *VM) error {
-	if len(vm.Credentials) > 0 && len(vm.Channels) == 0 {
+	if vm.Carries() && len(vm.Channels) == 0 {
 		return fmt.Errorf("vm.channels: there are credentials, and no channel that takes them into the guest")
 	}
 	for i, c := range vm.Channels {

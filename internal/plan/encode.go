@@ -283,6 +283,9 @@ func (e *encoder) vm(vm *VM) {
 	e.number("stop_timeout_ms", int64(vm.StopTimeout))
 	e.textIfSet("runner", vm.Runner)
 	list(e, "credentials", vm.Credentials, e.credential)
+	if len(vm.Given) > 0 {
+		list(e, "given", vm.Given, e.given)
+	}
 	if v := vm.VSock; v != nil {
 		e.field("vsock")
 		e.begin()
@@ -410,6 +413,14 @@ func (e *encoder) credential(c *Credential) {
 		e.out = append(base64.StdEncoding.AppendEncode(append(e.out, '"'), c.Value), '"')
 	}
 	e.from(c.From)
+	e.end()
+}
+
+func (e *encoder) given(g *Given) {
+	e.begin()
+	e.text("name", g.Name)
+	e.text("value", g.Value)
+	e.from(g.From)
 	e.end()
 }
 

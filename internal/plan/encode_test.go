@@ -30,6 +30,7 @@ func reference(t testing.TB, v any) []byte {
 func bareVM(vm VM) VM {
 	vm.Disks = changed(vm.Disks, func(d *Disk) { d.From = "" })
 	vm.Credentials = changed(vm.Credentials, func(c *Credential) { c.From = "" })
+	vm.Given = changed(vm.Given, func(g *Given) { g.From = "" })
 	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
 	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
 	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })

@@ -102,6 +102,9 @@ type VM struct {
 	StopTimeout       Milliseconds `json:"stop_timeout_ms"`
 	Runner            string       `json:"runner,omitempty"`
 	Credentials       []Credential `json:"credentials"`
+	// Given are credentials that Ampoule itself gives the guest, by the same
+	// channel.
+	Given []Given `json:"given,omitempty"`
 	// VSock is the guest's socket to this host; nil where it has none.
 	VSock *VSock `json:"vsock,omitempty"`
 	// Control is the protocol on the hypervisor's control socket: QMP or HTTP.
@@ -225,6 +228,18 @@ type Credential struct {
 	Value []byte `json:"value,omitempty"`
 	From  string `json:"from"`
 }
+
+// Given is a credential that Ampoule itself gives the guest. It is no secret.
+type Given struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	// From names the assignment that asks for it.
+	From string `json:"from"`
+}
+
+// Carries reports whether anything has to go into the guest by a credential
+// channel.
+func (vm *VM) Carries() bool { return len(vm.Credentials) > 0 || len(vm.Given) > 0 }
 
 // Question names what a part of the command line waits for.
 type Question string

@@ -153,7 +153,7 @@ func (j *judge) commandLine(a plan.Accelerator) {
 	if len(a.CommandLine) > 0 {
 		fits(slices.Concat(longest(a), j.plan.VM.KernelCommandLine), " with the words that Accelerator="+a.Name+" needs")
 	}
-	if j.plan.VM.VSock != nil && len(j.plan.VM.Credentials) == 0 {
+	if j.plan.VM.VSock != nil && !j.plan.VM.Carries() {
 		fits(slices.Concat(longest(a), []string{plan.NotifyParameter + plan.NotifyRoom}, j.plan.VM.KernelCommandLine), " with where the guest says that it is ready")
 	}
 }

@@ -103,6 +103,9 @@ func report(p *plan.Plan, cred credential.Credential, reasons []string) diag.Pro
 	if len(p.VM.Channels) > 1 {
 		what = "fits none of the credential channels"
 	}
+	if cred.Source == bySelf {
+		what = "the credential " + cred.Guest + ", which Ampoule gives the guest for it, " + what
+	}
 	return diag.Problem{
 		Origin: cred.Origin, Key: cred.Key, Value: cred.Shown,
 		What: fmt.Sprintf("%s: %s", what, strings.Join(reasons, "; ")), Accepted: strings.Join(limits, "; "),

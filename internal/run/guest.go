@@ -123,11 +123,11 @@ func (g *guest) prime(s start) {
 // assemble answers the questions of the hypervisor's command line, and of its
 // requests. What the credentials travel with is needed no longer then.
 func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error) {
-	creds, err := withNotify(g.Plan, s.creds, g.links.notify)
+	creds, given, err := withGiven(g.Plan, s.creds, moment{notify: g.links.notify})
 	if err != nil {
 		return nil, err
 	}
-	defer wipeNotify(creds)
+	defer wipeGiven(creds, given)
 	a := answers{
 		accelerator: s.Accelerator, channel: s.channel, credentials: creds, sockets: g.links.theirs, khz: khz,
 		notify: g.links.notify, landlock: g.Host.Landlock() >= host.LandlockFiles,

@@ -17,7 +17,7 @@ import (
 // does not do, no source of a credential is touched, of which some give it only
 // once.
 func (r *runner) refuseEarly(answers preflight.Answers) (problems diag.List) {
-	if len(r.Plan.VM.Channels) != 1 || len(r.Plan.VM.Credentials) == 0 {
+	if len(r.Plan.VM.Channels) != 1 || !r.Plan.VM.Carries() {
 		return nil
 	}
 	c := &r.Plan.VM.Channels[0]

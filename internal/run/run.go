@@ -257,13 +257,14 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	problems = append(problems, wrong...)
 	if !wrong.HasErrors() {
 		s.creds = creds
-		travelling, err := withNotify(r.Plan, creds, plan.NotifyRoom)
+		problems = append(problems, refuseImported(r.Plan, creds)...)
+		travelling, given, err := withGiven(r.Plan, creds, room())
 		if err != nil {
 			problems.Add(diag.Problem{Origin: r.Plan.Origin(""), What: err.Error()})
 			return s, problems
 		}
-		defer wipeNotify(travelling)
-		s.channel, s.why, wrong = choose(r.Plan, travelling, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c, creds) })
+		defer wipeGiven(travelling, given)
+		s.channel, s.why, wrong = choose(r.Plan, travelling, func(c *plan.Channel) *refusal { return r.refuseImages(s.Answers, c, travelling) })
 		problems = append(problems, wrong...)
 		if s.channel != nil && s.channel.Encoding == plan.CPIO {
 			problems = append(problems, noteInit(r.Plan, s.Images)...)

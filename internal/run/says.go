@@ -2,46 +2,9 @@ package run
 
 import (
 	"fmt"
-	"slices"
 
-	"github.com/ampoule-vm/ampoule/internal/credential"
-	"github.com/ampoule-vm/ampoule/internal/plan"
-	"github.com/ampoule-vm/ampoule/internal/secret"
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
-
-// withNotify adds the credential by which the guest's systemd learns where it can
-// say how it goes (systemd(1), vmm.notify_socket). A VM without others has no
-// channel; then it stands on the kernel's command line, for it is not secret.
-func withNotify(p *plan.Plan, creds []credential.Credential, address string) ([]credential.Credential, error) {
-	if p.VM.VSock == nil || len(creds) == 0 {
-		return creds, nil
-	}
-	value, err := secret.FromBytes([]byte(address))
-	if err != nil {
-		return nil, err
-	}
-	// One that an import has brought along would be in its way.
-	others := slices.DeleteFunc(slices.Clone(creds), func(c credential.Credential) bool { return c.Guest == plan.NotifyCredential })
-	return append(others, credential.Credential{
-		Guest: plan.NotifyCredential, Host: plan.NotifyCredential, Value: value, Origin: p.Origin("VSockCID"), Key: "VSockCID", Shown: plan.NotifyCredential,
-	}), nil
-}
-
-// wipeNotify gives back what withNotify has added.
-func wipeNotify(creds []credential.Credential) {
-	if n := len(creds); n > 0 && creds[n-1].Key == "VSockCID" {
-		credential.Wipe(creds[n-1:])
-	}
-}
-
-// notifyWords are those of the kernel's command line for a VM without credentials.
-func notifyWords(a answers) []string {
-	if a.notify == "" || len(a.credentials) > 0 {
-		return nil
-	}
-	return []string{plan.NotifyParameter + a.notify}
-}
 
 // hears receives when the guest's service manager has said something; nil where
 // nobody listens.

@@ -75,6 +75,7 @@ func (r *reader) checkKernel(resolved *layer.Resolved) {
 // checkCommandLine refuses parameters that set what a key or the credential
 // channel sets, and those that make the guest ignore its credentials.
 func (r *reader) checkCommandLine() {
+	carried := r.vm.carried()
 	for _, w := range r.vm.KernelCommandLine {
 		name, _, _ := strings.Cut(w.Text, "=")
 		at := w.From
@@ -95,8 +96,12 @@ func (r *reader) checkCommandLine() {
 				"credentials do not travel on the kernel command line, which every process in the guest can read")
 		case name == "CREDENTIALS_DIRECTORY", name == "ENCRYPTED_CREDENTIALS_DIRECTORY":
 			at.Errorf(r.problems, "remove it", "with this variable the guest's systemd ignores every credential of the VM")
-		case name == "systemd.import_credentials" && len(r.vm.Credentials) > 0:
-			at.Errorf(r.problems, "remove it, or the credentials", "this parameter decides whether the guest takes its credentials (%s)", r.vm.Credentials[0].From.Origin)
+		case name == "systemd.import_credentials" && len(carried) > 0:
+			what := "the credentials"
+			if len(r.vm.Credentials) == 0 {
+				what = carried[0].Key + "="
+			}
+			at.Errorf(r.problems, "remove it, or "+what, "this parameter decides whether the guest takes its credentials (%s)", carried[0].Origin)
 		case name == "systemd.machine_id":
 			at.Errorf(r.problems, "use MachineID=", "this is what MachineID= sets")
 		case name == "initrd":

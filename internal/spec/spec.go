@@ -257,6 +257,6 @@ func (r *reader) check() {
 	r.checkMemory()
 	r.checkDisks()
 	r.checkCredentials()
-	r.checkNotify()
+	r.checkGiven()
 	r.checkCommandLine()
 }

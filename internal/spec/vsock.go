@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"cmp"
 	"fmt"
 	"strconv"
 )
@@ -39,23 +38,6 @@ func parseCID(s string) (int64, error) {
 		return 0, fmt.Errorf("this number stands for any")
 	}
 	return int64(n), nil
-}
-
-// NotifyCredential is the credential by which a guest's systemd learns where it can
-// say how it goes (systemd(1)).
-const NotifyCredential = "vmm.notify_socket"
-
-// checkNotify refuses a credential that says the guest's systemd another place than
-// the one where it is heard.
-func (r *reader) checkNotify() {
-	if !r.vm.VSockCID.Set {
-		return
-	}
-	for _, c := range r.vm.Credentials {
-		if name := cmp.Or(c.Guest, c.ID); name == NotifyCredential {
-			c.From.Errorf(r.problems, "remove it, or remove VSockCID=", "with VSockCID= (%s) Ampoule itself tells the guest's systemd where it is heard", r.vm.VSockCID.From.Origin)
-		}
-	}
 }
 
 // checkReadiness decides what Readiness=auto is, and refuses what can never come.

@@ -53,6 +53,7 @@ func TestScriptRefuses(t *testing.T) {
 		"copy of what":    {[]string{"--suite=bookworm", "--output", out, "--copy", "/no/such:/x"}, "/no/such does not exist"},
 		"overlay":         {[]string{"--suite=bookworm", "--output", out, "--overlay", "/etc/passwd"}, "--overlay=/etc/passwd: not a directory"},
 		"run":             {[]string{"--suite=bookworm", "--output", out, "--run", "/no/such"}, "--run=/no/such: not a readable file"},
+		"kernel":          {[]string{"--suite=bookworm", "--output", out, "--kernel=rt"}, "--kernel=rt: not known; cloud or generic"},
 		"initrd, no disk": {[]string{"--suite=bookworm", "--output", out, "--initrd-by=dracut"}, "--initrd-by=dracut: only with --disk"},
 		"initrd by whom":  {[]string{"--suite=bookworm", "--output", out, "--disk", "--initrd-by=mkinitcpio"}, "--initrd-by=mkinitcpio: not known; dracut or initramfs-tools"},
 		"uncompressed":    {[]string{"--suite=bookworm", "--output", out, "--disk", "--initrd-by=initramfs-tools", "--compress=none"}, "--compress=none: initramfs-tools always compresses"},

@@ -40,6 +40,12 @@ const TestParameters = "systemd.mask=serial-getty@ttyS0.service " +
 	"cryptomgr.notests initcall_blacklist=crypto_kdf108_init,init_encrypted,jent_mod_init " +
 	"SYSTEMD_SECCOMP=0"
 
+// ScriptName is the credential that the guest's shell carries out when its file
+// systems are mounted. On the console each line that it prints is "AMPOULE-REPORT
+// said LINE", and its end is "AMPOULE-REPORT script-end STATUS". The programs of the
+// guest are few; the agent beside them has verbs of its own (agent/network.go).
+const ScriptName = "test.script"
+
 // Get returns the guest of a suite and builds it first where the cache does not
 // have it, which takes a minute, the network and root. The cache is
 // $AMPOULE_CACHE, else .cache in the repository. Processes that ask at the same
@@ -64,6 +70,20 @@ func GetSSH(t testing.TB) Guest {
 	g, _, err := build(root, cache, "trixie", "--include", "openssh-server")
 	if err != nil {
 		t.Fatalf("guest trixie with sshd: %v", err)
+	}
+	return g
+}
+
+// GetGeneric is [Get] with Debian's kernel for any machine, which has 9p.
+func GetGeneric(t testing.TB, suite string) Guest {
+	t.Helper()
+	root, cache, err := places()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _, err := build(root, cache, suite, "--kernel", "generic", "--module", "9p,9pnet_virtio")
+	if err != nil {
+		t.Fatalf("guest %s with the generic kernel: %v", suite, err)
 	}
 	return g
 }
@@ -139,6 +159,22 @@ func present(files ...string) error {
 		}
 	}
 	return nil
+}
+
+// Agent returns the path of the agent, which goes with the test: some of its verbs
+// are of use on the guest's host too.
+func Agent(t testing.TB) string {
+	t.Helper()
+	root, err := repositoryRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := buildAgent(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(path) })
+	return path
 }
 
 // buildAgent compiles the program that the overlay's units start. The bytes are

@@ -131,7 +131,7 @@ func readBoots(lines []string) []copies {
 				open.end = rest
 				open = nil
 			}
-		case "action", "orderly-stop", "error":
+		case "action", "orderly-stop", "error", "said", "script-end":
 		default:
 			if open != nil {
 				open.lines = append(open.lines, text)

@@ -22,6 +22,12 @@ const (
 	// cloud-hypervisor.
 	Reset    = "\x66\xba\x64\x00\xb0\xfe\xee"
 	PowerOff = "\x66\xba\x00\x06\xb0\x34\xee"
+	// Button waits for the power button of QEMU's q35, and powers off: it enables the
+	// button (PM1 enable, port 0x602), asks until it was pressed (PM1 status, 0x600),
+	// and goes to sleep (PM1 control, 0x604), at the ports where SeaBIOS has them.
+	Button = "\x66\xba\x02\x06\x66\xb8\x00\x01\x66\xef" +
+		"\x66\xba\x00\x06\x66\xed\xf6\xc4\x01\x74\xf5" +
+		"\x66\xba\x04\x06\x66\xb8\x00\x20\x66\xef" + Loop
 )
 
 // SegmentOffset is where in the file stands at which offset the program begins.

@@ -1,8 +1,10 @@
-// Command agent runs inside the test guest, as five different units of its
+// Command agent runs inside the test guest, as six different units of its
 // overlay: the generator that names the credentials, the service that loads
 // them, the one that reports on the console, the one that acts when the guest has
-// started, and the one that shows an orderly shutdown. It is one static program instead of shell scripts because under
-// software emulation every process that starts costs a tenth of a second.
+// started, the one that carries out a test's script, and the one that shows an
+// orderly shutdown. It is one static program instead of shell scripts because under
+// software emulation every process that starts costs a tenth of a second. Scripts
+// find in it what the guest has no programs for (network.go).
 //
 // It imports the standard library and the scanner beside it alone, and is never
 // part of the product.
@@ -30,6 +32,16 @@ func main() {
 		err = reportAndAct()
 	case "then":
 		err = then()
+	case "script":
+		err = script()
+	case "address":
+		err = address(args)
+	case "answer":
+		err = answer(args)
+	case "ask":
+		err = ask(args)
+	case "send":
+		err = send(args)
 	case "orderly":
 		err = orderly()
 	default:

@@ -283,7 +283,7 @@ func whole(list string, v any) *string {
 		}
 	case "vm.disks":
 		out = text("path") + ":" + text("format")
-		for _, name := range []string{"read_only", "serial", "size"} {
+		for _, name := range []string{"read_only", "direct", "serial", "size", "file_system", "label"} {
 			if value := shown(list+"[]."+name, e[name]); value != nil {
 				out += "," + name + "=" + *value
 			}

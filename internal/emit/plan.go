@@ -147,13 +147,27 @@ func disk(d plan.Disk) string {
 	if d.ReadOnly {
 		parts = append(parts, "read-only")
 	}
+	if d.Direct {
+		parts = append(parts, "direct")
+	}
 	if d.Serial != "" {
 		parts = append(parts, "serial "+d.Serial)
 	}
 	if d.Size > 0 {
-		parts = append(parts, "created with "+spec.FormatSize(d.Size)+" if missing")
+		parts = append(parts, "created with "+spec.FormatSize(d.Size)+made(d)+" if missing")
 	}
 	return d.Path + " (" + strings.Join(parts, ", ") + ")"
+}
+
+// made is what a disk that is created is formatted with.
+func made(d plan.Disk) string {
+	switch {
+	case d.FileSystem == "":
+		return ""
+	case d.Label == "":
+		return " and " + d.FileSystem
+	}
+	return " and " + d.FileSystem + " " + d.Label
 }
 
 func vsock(v plan.VSock) string {

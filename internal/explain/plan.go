@@ -64,6 +64,8 @@ func fieldOrigins() []origin {
 		{"vm.channels", []string{"CredentialChannel", "Machine", "Hypervisor"}, ""},
 		{"vm.kernel_formats", []string{"Hypervisor"}, "those that it boots"},
 		{"vm.system_calls", []string{"Hypervisor"}, "those that it needs beyond what services may make"},
+		{"vm.lock_disks", []string{"Hypervisor"}, "it does not lock its disks itself"},
+		{"vm.fixed_vhd", []string{"Hypervisor"}, "what it reads of a format"},
 		{"unit.credentials", credentialKeys("Service."), ""},
 		{"unit.keep_running", []string{"RestartIfChanged"}, ""},
 		{"unit.resources", nil, "the lines of [Service] that are about resources"},

@@ -189,6 +189,9 @@ func TestFiles(t *testing.T) {
 		"one byte": "not an initial", "script": "begins like a script", "qcow2": "begins like a qcow2", "elf without note": "ELF", "arm": "ELF", "torn elf": "ELF",
 	}
 	raw := map[string]string{"qcow2": "write :qcow2 behind the path"}
+	for _, short := range []string{"one byte", "cpio", "vmlinux", "elf without note", "script", "gzip", "arm", "torn elf"} {
+		raw[short] = "which is less than a sector of 512"
+	}
 	qcow2 := map[string]string{"qcow2": ""}
 	for name, path := range kinds(t) {
 		for what, tt := range map[string]struct {
@@ -197,8 +200,8 @@ func TestFiles(t *testing.T) {
 			other string
 		}{
 			"kernel": {second(CheckKernel(path, nil)), kernel, "?"}, "initrd": {second(CheckInitrd(path)), initrd, "?"},
-			"raw": {CheckDisk(path, "raw", false), raw, ""}, "raw, ro": {CheckDisk(path, "raw", true), raw, ""},
-			"qcow2": {CheckDisk(path, "qcow2", false), qcow2, "not a qcow2 image"},
+			"raw": {CheckDisk(Disk{Path: path, Format: "raw"}), raw, ""}, "raw, ro": {CheckDisk(Disk{Path: path, Format: "raw", ReadOnly: true}), raw, ""},
+			"qcow2": {CheckDisk(Disk{Path: path, Format: "qcow2"}), qcow2, "not a qcow2 image"},
 		} {
 			want, ok := common[name]
 			if !ok {
@@ -236,8 +239,8 @@ func FuzzFiles(f *testing.F) {
 			t.Errorf("a kernel of %d bytes has %d", len(data), n.Size)
 		}
 		_, _ = CheckInitrd(path)
-		_ = CheckDisk(path, "raw", false)
-		_ = CheckDisk(path, "qcow2", true)
+		_ = CheckDisk(Disk{Path: path, Format: "raw"})
+		_ = CheckDisk(Disk{Path: path, Format: "qcow2", ReadOnly: true})
 		hasPVHNote(data, binary.LittleEndian)
 		hasPVHNote(data, binary.BigEndian)
 	})

@@ -192,40 +192,10 @@ func CheckInitrd(path string) (int64, error) {
 	return 0, fmt.Errorf("not an initial RAM disk (neither a cpio archive nor a compression that Linux unpacks%s)", kindHint(start))
 }
 
-const qcow2Magic = "QFI\xfb"
-
-// CheckDisk says why a file is no disk of that format that may be opened for
-// reading, or for writing too.
-func CheckDisk(path, format string, readOnly bool) error {
-	flags := os.O_RDWR
-	if readOnly {
-		flags = os.O_RDONLY
-	}
-	f, info, err := open(path, flags, true)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	start, err := head(f, 512)
-	if err != nil {
-		return reason(err)
-	}
-	isQcow2 := bytes.HasPrefix(start, []byte(qcow2Magic))
-	switch {
-	case info.Mode().IsRegular() && info.Size() == 0:
-		return fmt.Errorf("the file is empty")
-	case format == "qcow2" && !isQcow2:
-		return fmt.Errorf("not a qcow2 image%s", kindHint(start))
-	case format == "raw" && isQcow2:
-		return fmt.Errorf("this is a qcow2 image; write :qcow2 behind the path")
-	}
-	return nil
-}
-
 // kindHint names what a file seems to be instead.
 func kindHint(start []byte) string {
 	kinds := append([]signature{
-		{"a qcow2 image", qcow2Magic}, {"an ELF file", elf.ELFMAG}, {"a script", "#!"}, {"a zip archive", "PK\x03\x04"},
+		{"a qcow2 image", qcow2Magic}, {"a vhdx image", vhdxMagic}, {"a vhd image", vhdMagic}, {"an ELF file", elf.ELFMAG}, {"a script", "#!"}, {"a zip archive", "PK\x03\x04"},
 	}, initrdSignatures()...)
 	for _, s := range kinds {
 		if bytes.HasPrefix(start, []byte(s.magic)) {

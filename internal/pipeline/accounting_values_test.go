@@ -42,7 +42,7 @@ func microVMValues() map[string]values {
 		"KernelCommandLine": {[]string{"quiet", `"a=b c" d`, "root=/dev/vda", "retain_initrd", "rdinit=/sbin/init", "systemd.import_credentials=no"}, []string{"initrd=/x", `a "b`}},
 		"MachineID":         {[]string{"0123456789abcdef0123456789abcdef", "11111111-2222-3333-4444-555555555555"}, []string{"0", strings.Repeat("0", 32)}},
 		"GuestSystemd":      {[]string{"252", "256", "257"}, []string{"251", "new"}},
-		"Disk":              {[]string{"data.raw:size=16M", "/srv/a.qcow2:qcow2,ro", "/srv/b.raw:serial=b", "c.raw:serial=b"}, []string{":ro", "a:zip"}},
+		"Disk":              {[]string{"data.raw:size=16M", "/srv/a.qcow2:qcow2,ro", "/srv/b.raw:serial=b", "c.raw:serial=b", "/srv/d.vhd:vhd", "/srv/e.vhdx:vhdx", "f.raw:direct", "g.raw:size=2M,fs=ext4,label=g"}, []string{":ro", "a:zip", "a:fs=ext4", "a:size=1M,fs=xfs"}},
 		"Console":           {[]string{"auto", "none"}, []string{"tty"}},
 		"Readiness":         {[]string{"auto", "started", "guest", "console:^login", "console:ready"}, []string{"later", "console:("}},
 		"VSockCID":          {[]string{"auto", "3", "77"}, []string{"2", "4294967295", "any"}},

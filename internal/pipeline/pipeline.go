@@ -253,7 +253,10 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	part.Disks = []plan.Disk{}
 	for _, d := range vm.Disks {
 		origins.add(d.From)
-		part.Disks = append(part.Disks, plan.Disk{Path: d.Path, Format: d.Format, ReadOnly: d.ReadOnly, Serial: d.Serial, Size: d.Size, From: d.From.ID})
+		part.Disks = append(part.Disks, plan.Disk{
+			Path: d.Path, Format: d.Format, ReadOnly: d.ReadOnly, Direct: d.Direct, Serial: d.Serial,
+			Size: d.Size, FileSystem: d.FileSystem, Label: d.Label, From: d.From.ID,
+		})
 	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, g := range vm.Given() {

@@ -94,12 +94,20 @@ func checkDisks(vm *VM) error {
 			return fmt.Errorf("%s: not a path", at)
 		case !path.IsAbs(d.Path) && !filepath.IsLocal(d.Path):
 			return fmt.Errorf("%s: the path leads out of the state directory", at)
-		case d.Format != "raw" && d.Format != "qcow2":
-			return fmt.Errorf("%s: the format is neither raw nor qcow2", at)
+		case !slices.Contains(spec.DiskFormats(), d.Format):
+			return fmt.Errorf("%s: the format is none of %s", at, strings.Join(spec.DiskFormats(), ", "))
 		case d.Size < 0 || d.Size > maxBytes:
 			return fmt.Errorf("%s: a disk cannot have %d bytes", at, d.Size)
 		case d.Size > 0 && path.IsAbs(d.Path):
 			return fmt.Errorf("%s: disks are created in the state directory only", at)
+		case d.FileSystem == "" && d.Label == "":
+			continue
+		case d.Size == 0 || d.Format != spec.Raw:
+			return fmt.Errorf("%s: a file system is made on new raw disks only", at)
+		}
+		f, ok := spec.FindFileSystem(d.FileSystem)
+		if !ok || len(d.Label) > f.MaxLabel || strings.HasPrefix(d.Label, "-") || strings.IndexByte(d.Label, 0) >= 0 {
+			return fmt.Errorf("%s: no file system that a disk can be given, or no label of it", at)
 		}
 	}
 	return nil

@@ -316,6 +316,8 @@ func (e *encoder) vm(vm *VM) {
 	if !e.bare {
 		e.wordsIfSet("kernel_formats", vm.KernelFormats)
 		e.wordsIfSet("system_calls", vm.SystemCalls)
+		e.trueIfSet("lock_disks", vm.LockDisks)
+		e.trueIfSet("fixed_vhd", vm.FixedVHD)
 	}
 	e.end()
 }
@@ -396,8 +398,11 @@ func (e *encoder) disk(d *Disk) {
 	e.text("path", d.Path)
 	e.text("format", d.Format)
 	e.trueIfSet("read_only", d.ReadOnly)
+	e.trueIfSet("direct", d.Direct)
 	e.textIfSet("serial", d.Serial)
 	e.numberIfSet("size", d.Size)
+	e.textIfSet("file_system", d.FileSystem)
+	e.textIfSet("label", d.Label)
 	e.from(d.From)
 	e.end()
 }

@@ -35,6 +35,7 @@ func bareVM(vm VM) VM {
 	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
 	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
 	vm.KernelFormats, vm.SystemCalls = nil, nil
+	vm.LockDisks, vm.FixedVHD = false, false
 	if vm.API != nil {
 		bare := func(r *Request) { r.Body = changed(r.Body, func(f *Field) { f.From = "" }) }
 		api := *vm.API

@@ -126,6 +126,11 @@ type VM struct {
 	// SystemCalls are those that the hypervisor needs beyond what every service
 	// may make, by their names.
 	SystemCalls []string `json:"system_calls,omitempty"`
+	// LockDisks: the hypervisor does not lock its disks, so that whoever carries out
+	// the plan is to.
+	LockDisks bool `json:"lock_disks,omitempty"`
+	// FixedVHD: of VHDs the hypervisor reads only those of fixed size.
+	FixedVHD bool `json:"fixed_vhd,omitempty"`
 }
 
 // Topology is how a guest's processors are put together.
@@ -204,10 +209,14 @@ type Disk struct {
 	Path     string `json:"path"`
 	Format   string `json:"format"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+	Direct   bool   `json:"direct,omitempty"`
 	Serial   string `json:"serial,omitempty"`
-	// Size creates a missing disk, in bytes.
-	Size int64  `json:"size,omitempty"`
-	From string `json:"from"`
+	// Size creates a missing disk, in bytes; FileSystem is made on it then, with
+	// Label for its name.
+	Size       int64  `json:"size,omitempty"`
+	FileSystem string `json:"file_system,omitempty"`
+	Label      string `json:"label,omitempty"`
+	From       string `json:"from"`
 }
 
 // Readiness says when the VM counts as started: Mode is "started", "guest", by

@@ -8,8 +8,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,6 +45,8 @@ type Places struct {
 	// State is the directory in which relative disks lie; it need not exist.
 	// Empty: the VM has none.
 	State string
+	// Running: the VM runs, so that its disks are in its own use.
+	Running bool
 	// Seen remembers what was seen in files.
 	Seen inspect.Memory
 	// Slow is called with a path if looking into it takes more than a second;
@@ -176,57 +176,6 @@ func CommandLineBytes(p *plan.Plan, a plan.Accelerator, c *plan.Channel) int {
 
 // RoundUp returns the next multiple of a MiB.
 func RoundUp(n int64) int64 { return (n + 1<<20 - 1) &^ (1<<20 - 1) }
-
-// DiskPath is where a disk lies on the host.
-func DiskPath(d plan.Disk, state string) string {
-	if filepath.IsAbs(d.Path) {
-		return d.Path
-	}
-	return filepath.Join(state, d.Path)
-}
-
-func (j *judge) disks() {
-	for _, d := range j.plan.VM.Disks {
-		if j.State == "" && !filepath.IsAbs(d.Path) {
-			j.fail(d.From, d.Path, "set HOME, XDG_STATE_HOME or STATE_DIRECTORY, or give an absolute path",
-				"the disk lies in the VM's state directory, and none of the variables that name it is set")
-			continue
-		}
-		path := DiskPath(d, j.State)
-		err := host.CheckDisk(path, d.Format, d.ReadOnly)
-		if err == nil {
-			continue
-		}
-		_, statErr := os.Lstat(path)
-		missing := os.IsNotExist(statErr)
-		switch {
-		case missing && d.Size > 0:
-			if d.Format == "qcow2" {
-				j.qemuImg(d)
-			}
-		case missing && path != d.Path:
-			j.fail(d.From, d.Path, "create it, or add size=SIZE to have it created", "there is no %s", path)
-		default:
-			j.fail(d.From, d.Path, "accepted: a "+d.Format+" disk that may be opened"+access(d), "%v", err)
-		}
-	}
-}
-
-func access(d plan.Disk) string {
-	if d.ReadOnly {
-		return " for reading"
-	}
-	return " for reading and writing"
-}
-
-// ImageTool creates disks in formats other than raw.
-const ImageTool = "qemu-img"
-
-func (j *judge) qemuImg(d plan.Disk) {
-	if _, ok := j.host.FindBinary([]string{ImageTool}); !ok {
-		j.fail(d.From, d.Path, "install "+ImageTool+", or use raw", "a qcow2 disk is created with %s, which is absent", ImageTool)
-	}
-}
 
 func (j *judge) runner() {
 	if r := j.plan.VM.Runner; r != "" {

@@ -65,7 +65,7 @@ func TestJudgeFine(t *testing.T) {
 	w := newWorld(t, true)
 	w.plan.VM.Disks = []plan.Disk{
 		{Path: "new", Format: "raw", Size: 1 << 20, From: "Disk[0]"},
-		{Path: write(t, w.dir+"/old", "data", 0o600), Format: "raw", From: "Disk[1]"},
+		{Path: write(t, w.dir+"/old", strings.Repeat("d", 512), 0o600), Format: "raw", From: "Disk[1]"},
 	}
 	before, _ := os.ReadDir(w.state)
 	a, problems := Judge(t.Context(), w.plan, w.host, Places{State: w.state})
@@ -115,7 +115,7 @@ func TestJudgeRefuses(t *testing.T) {
 		"f:4: Disk=/: this is a directory; accepted: a qcow2 disk that may be opened for reading": func(w *world) {
 			w.plan.VM.Disks = []plan.Disk{{Path: "/", Format: "qcow2", ReadOnly: true, From: "Disk[1]"}}
 		},
-		"f:3: Disk=q: a qcow2 disk is created with qemu-img, which is absent": func(w *world) {
+		"f:3: Disk=q: a qcow2 disk is created with qemu-img, which is in no directory of $PATH": func(w *world) {
 			w.plan.VM.Disks = []plan.Disk{{Path: "q", Format: "qcow2", Size: 1 << 20, From: "Disk[0]"}}
 		},
 		"f:3: Disk=q: the disk lies in the VM's state directory, and none of the variables that name it is set": func(w *world) {

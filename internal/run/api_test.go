@@ -2,6 +2,7 @@ package run
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	chfake "github.com/ampoule-vm/ampoule/internal/driver/cloudhypervisor/fake"
 	fcfake "github.com/ampoule-vm/ampoule/internal/driver/firecracker/fake"
+	"github.com/ampoule-vm/ampoule/internal/host"
 )
 
 // apiCase is a hypervisor that is told of the VM by its API, played by a stand-in.
@@ -242,6 +244,33 @@ func TestAPIBadInput(t *testing.T) {
 		}
 		c.trialOf(t, "/nonexistent/vmm", "").start().want(ExitBadInput, "no such file")
 		c.trialOf(t, "/bin/true", "").start().want(ExitHypervisor, "did not start (exit code 0")
+	})
+}
+
+// TestAPIDiskInUse: a disk that somebody writes is refused at its line before the
+// hypervisor starts, and one of a VM is in use as long as it runs.
+func TestAPIDiskInUse(t *testing.T) {
+	forEachAPI(t, func(t *testing.T, c apiCase) {
+		path := bigFile(t, 1<<20)
+		f, err := host.LockDisk(host.Disk{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, option := range []string{"", ":ro"} {
+			c.trial(t, "", "Disk="+path+option).start().want(ExitBadInput, "Disk="+path+": the disk is in use by ")
+		}
+		f.Close()
+		tr := c.trial(t, "say:up", "Disk="+path)
+		tr.start()
+		tr.await("\nup\n")
+		if err := host.DiskFree(host.Disk{Path: path, ReadOnly: true}); !errors.Is(err, host.ErrInUse) {
+			t.Errorf("while the VM runs: %v", err)
+		}
+		tr.cancel()
+		tr.want(ExitPoweredOff, "the guest powered off")
+		if err := host.DiskFree(host.Disk{Path: path}); err != nil {
+			t.Errorf("after the VM: %v", err)
+		}
 	})
 }
 

@@ -13,9 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 // createDisks makes the disks that have a size and are missing, and returns
@@ -77,8 +79,10 @@ func createDisk(ctx context.Context, d plan.Disk, path string, h host.Host) erro
 	defer os.Remove(tmp.Name()) // after the link below only a second name
 	defer tmp.Close()
 	switch d.Format {
-	case "raw":
-		err = reserve(tmp, d.Size)
+	case spec.Raw:
+		if err = reserve(tmp, d.Size); err == nil && d.FileSystem != "" {
+			err = makeFileSystem(ctx, h, d, tmp.Name())
+		}
 	default:
 		err = qemuImg(ctx, h, d, tmp.Name())
 	}
@@ -113,15 +117,80 @@ func reserve(f *os.File, size int64) error {
 }
 
 func qemuImg(ctx context.Context, h host.Host, d plan.Disk, path string) error {
-	tool, ok := h.FindBinary([]string{preflight.ImageTool})
-	if !ok {
-		return fmt.Errorf("%s is absent", preflight.ImageTool)
+	// What a format is called, and that its disks have the size that was asked for
+	// and can be read by every hypervisor.
+	words := map[string][]string{
+		spec.QCOW2: {"-f", "qcow2", "-o", "preallocation=metadata"},
+		spec.VHD:   {"-f", "vpc", "-o", "subformat=fixed,force_size=on"},
+		spec.VHDX:  {"-f", "vhdx"},
+	}[d.Format]
+	args := append([]string{"create", "-q"}, words...)
+	return diskTool(ctx, h, preflight.ImageTool, append(args, path, strconv.FormatInt(d.Size, 10))...)
+}
+
+// makeFileSystem formats a disk that has no name yet. It runs with the rights that we
+// have, which in a service are those of the VM's user. What was reserved is not given
+// back: without a word to the contrary the programs discard all blocks first.
+func makeFileSystem(ctx context.Context, h host.Host, d plan.Disk, path string) error {
+	words := map[string][]string{
+		"ext4":  {"-q", "-F", "-E", "nodiscard"},
+		"xfs":   {"-q", "-f", "-K"},
+		"btrfs": {"-q", "-f", "-K"},
+		"vfat":  {},
+	}[d.FileSystem]
+	if d.Label != "" {
+		option := "-L"
+		if d.FileSystem == "vfat" {
+			option = "-n"
+		}
+		words = append(words, option, d.Label)
 	}
-	cmd := exec.CommandContext(ctx, tool, "create", "-q", "-f", d.Format, "-o", "preallocation=metadata", path, strconv.FormatInt(d.Size, 10))
+	return diskTool(ctx, h, preflight.FormatTool(d.FileSystem), append(words, path)...)
+}
+
+// maxToolWords is as much as is shown of what a program says: some print how they
+// want to be called.
+const maxToolWords = 300
+
+func diskTool(ctx context.Context, h host.Host, name string, args ...string) error {
+	tool, ok := h.FindBinary([]string{name})
+	if !ok {
+		return fmt.Errorf("%s is absent", name)
+	}
+	cmd := exec.CommandContext(ctx, tool, args...)
 	cmd.Env = []string{}
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", preflight.ImageTool, err, strings.TrimSpace(string(out)))
+		words := oneLine(strings.TrimSpace(string(out)))
+		if len(words) > maxToolWords {
+			words = strings.ToValidUTF8(words[:maxToolWords], "") + "…"
+		}
+		return fmt.Errorf("%s: %w: %s", name, err, words)
 	}
 	return nil
+}
+
+// lockDisks locks the disks of a hypervisor that does not do it itself, as long as
+// the files are open.
+func lockDisks(p *plan.Plan, state string) ([]*os.File, diag.List) {
+	var problems diag.List
+	if !p.VM.LockDisks {
+		return nil, nil
+	}
+	var locks []*os.File
+	for _, d := range p.VM.Disks {
+		f, err := host.LockDisk(preflight.HostDisk(&p.VM, d, state))
+		if err != nil {
+			problems.Errorf(p.Origin(d.From), "Disk", d.Path, preflight.InUseCure, "%v", err)
+			continue
+		}
+		locks = append(locks, f)
+	}
+	return locks, problems
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }

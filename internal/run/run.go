@@ -227,6 +227,12 @@ func (r *runner) startGuest(ctx context.Context, early *early, s start) Outcome 
 	if err != nil {
 		return failed("%v", err)
 	}
+	locks, refused := lockDisks(r.Plan, r.dirs.State)
+	defer closeAll(locks)
+	if refused.HasErrors() {
+		removeAll(made)
+		return badInput(refused)
+	}
 	if s.channel != nil {
 		r.record.Channel, r.record.ChannelWhy = s.channel.Name, s.why
 	}
@@ -304,7 +310,7 @@ func (r *runner) gatherService(ctx context.Context) ([]credential.Credential, di
 // places are where this VM's things lie.
 func (r *runner) places() preflight.Places {
 	return preflight.Places{
-		State: r.dirs.State, Seen: inspect.Memory{Dir: r.dirs.Cache, ReadOnly: r.checking},
+		State: r.dirs.State, Running: r.checking && r.dirs.Runs(), Seen: inspect.Memory{Dir: r.dirs.Cache, ReadOnly: r.checking},
 		Slow: func(path string) { r.tell("%s: looking into %s, which takes a moment", r.Plan.VM.Name, path) },
 	}
 }

@@ -13,12 +13,17 @@ import (
 type Disk struct {
 	// Path is absolute, or relative to the VM's state directory.
 	Path     string
-	Format   string // raw or qcow2
+	Format   string // one of DiskFormats
 	ReadOnly bool
-	Serial   string // empty: none
+	// Direct: not through the host's page cache.
+	Direct bool
+	Serial string // empty: none
 	// Size is that of a disk to be created, in bytes; 0: it must exist.
 	Size int64
-	From From
+	// FileSystem is what a new disk is formatted with, and Label that file system's
+	// name; empty: none.
+	FileSystem, Label string
+	From              From
 }
 
 // Relative reports whether the disk lies in the VM's state directory.
@@ -28,14 +33,16 @@ func (d Disk) Relative() bool { return !path.IsAbs(d.Path) }
 // (VIRTIO_BLK_ID_BYTES).
 const MaxSerial = 20
 
-const acceptedDisk = "accepted: PATH[:OPTION,…] with the options raw, qcow2, ro, serial=S, size=SIZE; a colon in PATH is written \\:"
+const acceptedDisk = "accepted: PATH[:OPTION,…] with the options raw, qcow2, vhd, vhdx, ro, direct, serial=S, size=SIZE, fs=ext4|xfs|btrfs|vfat, label=L; a colon in PATH is written \\:"
 
 func diskRows() []Row {
 	return []Row{{
 		Name: "Disk", Merge: layer.List, Image: true, Form: "PATH[:OPTION,…]", Accepted: acceptedDisk,
-		Help: "A disk of the guest. A relative path lies in the VM's state directory, /var/lib/ampoule/vm/NAME. Options, separated by commas: raw (default) or qcow2, the format; " +
-			"ro, read-only; serial=S, at most 20 bytes, by which the guest finds it as /dev/disk/by-id/virtio-S; size=SIZE creates the disk at the first start, in the state directory only. " +
-			"An existing disk is never resized or overwritten. A colon in the path is written \\:.",
+		Help: "A disk of the guest. The guest has its disks in the order of their lines. A relative path lies in the VM's state directory, /var/lib/ampoule/vm/NAME. Options, separated by commas: " +
+			"raw (default), qcow2, vhd or vhdx, the format; ro, read-only; direct, past the host's page cache (O_DIRECT); " +
+			"serial=S, at most 20 bytes, by which the guest finds it as /dev/disk/by-id/virtio-S; size=SIZE creates the disk at the first start, in the state directory only; " +
+			"fs=ext4, fs=xfs, fs=btrfs or fs=vfat makes a file system on all of it then, with the host's mkfs, and label=L gives that a name, by which the guest finds it as /dev/disk/by-label/L. " +
+			"An existing disk is never resized, formatted or overwritten. A disk that another VM or program writes, and one to be written that another has open, is refused. A colon in the path is written \\:.",
 		inImage: diskPath,
 		apply: func(r *reader, value string, from From) error {
 			expanded, err := r.Identity.Expand(value)
@@ -75,7 +82,7 @@ func ParseDisk(s string) (Disk, error) {
 	for option := range strings.SplitSeq(options, ",") {
 		name, value, hasValue := strings.Cut(option, "=")
 		kind := name
-		if name == "raw" || name == "qcow2" {
+		if slices.Contains(DiskFormats(), name) {
 			kind = "format"
 		}
 		if slices.Contains(seen, kind) {
@@ -92,20 +99,22 @@ func ParseDisk(s string) (Disk, error) {
 	if d.Size > 0 && d.ReadOnly {
 		return d, fmt.Errorf("a new disk that is read-only stays empty")
 	}
-	return d, nil
+	return d, d.checkNew()
 }
 
 func (d *Disk) option(name, value string, hasValue bool) error {
 	switch {
-	case (name == "raw" || name == "qcow2") && !hasValue:
+	case slices.Contains(DiskFormats(), name) && !hasValue:
 		d.Format = name
 	case name == "ro" && !hasValue:
 		d.ReadOnly = true
+	case name == "direct" && !hasValue:
+		d.Direct = true
 	case name == "serial" && hasValue:
 		if value == "" || len(value) > MaxSerial {
 			return fmt.Errorf("a serial number has 1 to %d bytes", MaxSerial)
 		}
-		if strings.Trim(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
+		if strings.Trim(value, serialHas) != "" {
 			return fmt.Errorf("a serial number has letters, digits, '.', '_' and '-'")
 		}
 		d.Serial = value
@@ -118,6 +127,16 @@ func (d *Disk) option(name, value string, hasValue bool) error {
 			return fmt.Errorf("a disk has at least 1M, in whole sectors of 512 bytes")
 		}
 		d.Size = n
+	case name == "fs" && hasValue:
+		if _, ok := FindFileSystem(value); !ok {
+			return fmt.Errorf("no file system that a new disk can be given")
+		}
+		d.FileSystem = value
+	case name == "label" && hasValue:
+		if strings.Trim(value, serialHas) != "" || strings.Trim(value[:min(1, len(value))], nameBegins) != "" || value == "" {
+			return fmt.Errorf("a label has letters, digits, '.', '_' and '-', and begins with a letter or digit")
+		}
+		d.Label = value
 	case name == "":
 		return fmt.Errorf("an option is empty")
 	default:
@@ -125,6 +144,10 @@ func (d *Disk) option(name, value string, hasValue bool) error {
 	}
 	return nil
 }
+
+// serialHas is what serial numbers and labels are made of: udev escapes the rest
+// in the names of its links.
+const serialHas = nameHas
 
 // cutUnescaped cuts at the first colon that no backslash stands before.
 func cutUnescaped(s string) (before, after string, found bool) {

@@ -134,6 +134,16 @@ func Look(dir string) (Instance, bool) {
 	return i, true
 }
 
+// Runs reports whether somebody runs the VM, in the one way or the other.
+func (d Directories) Runs() bool {
+	if d.Runtime != "" {
+		if i, ok := Look(d.Runtime); ok && i.Running {
+			return true
+		}
+	}
+	return d.Other != "" && d.runsOtherwise()
+}
+
 // ownDirectory reports whether a VM's directory is that of a user who started it
 // by hand, of whom we believe what it says: a directory in its place, not one
 // that systemd keeps elsewhere for a uid of the moment, and its user is the one

@@ -16,7 +16,7 @@ func naming() exceptions {
 	return exceptions{
 		"internal/driver/all/all.go":      "the ordered list",
 		"internal/spec/hypervisor.go":     "the manual states the default and what its machine types are",
-		"internal/preflight/preflight.go": "the tool that makes qcow2 disks, for whatever hypervisor",
+		"internal/preflight/disks.go":     "the tool that makes qcow2 disks, for whatever hypervisor",
 		"internal/run/disk.go":            "the tool that makes qcow2 disks, for whatever hypervisor",
 		"internal/control/qmp/message.go": "the greeting of the protocol has that field",
 

@@ -67,6 +67,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Accelerator:       []plan.Accelerator{{Name: "kvm", Words: []string{}}},
 		Channels:          channels(vm, p, &problems),
 		KernelFormats:     p.formats,
+		FixedVHD:          true,
 		// Its threads lock themselves in: without the first it does not start.
 		SystemCalls: []string{"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"},
 	}
@@ -160,6 +161,9 @@ func config(vm *spec.VM) []plan.Field {
 		if d.ReadOnly {
 			fields = append(fields, plan.TrueAt(at+"readonly", d.From.ID))
 		}
+		if d.Direct {
+			fields = append(fields, plan.TrueAt(at+"direct", d.From.ID))
+		}
 		if d.Serial != "" {
 			fields = append(fields, plan.TextAt(at+"serial", d.Serial, d.From.ID))
 		}
@@ -174,8 +178,13 @@ func config(vm *spec.VM) []plan.Field {
 // that writes to the beginning of its disk could choose the format of the next
 // start, and with it a file of the host as the one below it.
 func imageType(format string) string {
-	if format == "qcow2" {
+	switch format {
+	case spec.QCOW2:
 		return "Qcow2"
+	case spec.VHD:
+		return "FixedVhd"
+	case spec.VHDX:
+		return "Vhdx"
 	}
 	return "Raw"
 }

@@ -13,7 +13,7 @@ func TestContract(t *testing.T) {
 		{Name: "plain"},
 		{Name: "everything", Lines: []string{
 			"Initrd=/i", "VCPU=4", "Memory=2G", "MachineID=0123456789abcdef0123456789abcdef", "Disk=a.raw:size=1G,serial=s",
-			"Disk=/x,y.qcow2:qcow2,ro", "HypervisorArgs=--seccomp log --log-file=/run/x", "Console=none", "VSockCID=auto", "GuestSystemd=257",
+			"Disk=/x,y.qcow2:qcow2,ro", "Disk=v:vhd", "Disk=w:vhdx,ro,direct", "HypervisorArgs=--seccomp log --log-file=/run/x", "Console=none", "VSockCID=auto", "GuestSystemd=257",
 		}},
 		{Name: "vsock with a number", Lines: []string{"VSockCID=77", "Readiness=guest"}},
 		{Name: "smbios", Lines: []string{"CredentialChannel=smbios"}},

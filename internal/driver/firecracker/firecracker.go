@@ -84,6 +84,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Channels:          channels(vm, &problems),
 		KernelFormats:     p.formats,
 		SystemCalls:       []string{"seccomp"}, // its threads lock themselves in
+		LockDisks:         true,
 	}
 	return out, problems
 }
@@ -119,8 +120,10 @@ func check(vm *spec.VM, p platform, problems *diag.List) {
 	}
 	for i, d := range vm.Disks {
 		switch {
-		case d.Format != "raw":
-			d.From.Errorf(problems, "convert it with qemu-img convert -O raw", "%s", no["disk qcow2"])
+		case d.Format != spec.Raw:
+			d.From.Errorf(problems, "convert it with qemu-img convert -O raw", "%s", no["disk "+d.Format])
+		case d.Direct:
+			d.From.Errorf(problems, "remove direct, or use another hypervisor", "%s", no["disk direct"])
 		case d.Serial != "":
 			d.From.Errorf(problems, "remove serial=, and find the file system by its label or UUID", "%s", no["disk serial"])
 		case i >= maxDevices-2:

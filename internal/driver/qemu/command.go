@@ -69,11 +69,16 @@ func (m machine) disk(i int, d spec.Disk) []string {
 		Filename string `json:"filename"`
 		Locking  string `json:"locking,omitempty"`
 	}
+	// The file below takes it over.
+	type cache struct {
+		Direct bool `json:"direct"`
+	}
 	type blockdev struct {
 		NodeName string `json:"node-name"`
 		Driver   string `json:"driver"`
 		ReadOnly bool   `json:"read-only"`
 		Discard  string `json:"discard"`
+		Cache    *cache `json:"cache,omitempty"`
 		File     file   `json:"file"`
 	}
 	node := fmt.Sprintf("disk%d", i)
@@ -84,14 +89,26 @@ func (m machine) disk(i int, d spec.Disk) []string {
 	case spec.IsDevice(d.Path):
 		protocol = "host_device"
 	}
+	var direct *cache
+	if d.Direct {
+		direct = &cache{true}
+	}
 	var text strings.Builder
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
 	// Strings and booleans always encode.
-	_ = enc.Encode(blockdev{NodeName: node, Driver: d.Format, ReadOnly: d.ReadOnly, Discard: "unmap", File: file{protocol, name, locking}})
+	_ = enc.Encode(blockdev{NodeName: node, Driver: blockDriver(d.Format), ReadOnly: d.ReadOnly, Discard: "unmap", Cache: direct, File: file{protocol, name, locking}})
 	device := "virtio-blk-" + m.bus + ",drive=" + node
 	if d.Serial != "" {
 		device += ",serial=" + d.Serial
 	}
 	return []string{"-blockdev", strings.TrimSuffix(text.String(), "\n"), "-device", device}
+}
+
+// blockDriver is what QEMU calls a format.
+func blockDriver(format string) string {
+	if format == spec.VHD {
+		return "vpc"
+	}
+	return format
 }

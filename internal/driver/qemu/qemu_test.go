@@ -14,7 +14,7 @@ func TestContract(t *testing.T) {
 		{Name: "microvm", Lines: []string{"Machine=microvm"}},
 		{Name: "everything", Lines: []string{
 			"Initrd=/i", "VCPU=4", "Memory=2G", "MachineID=0123456789abcdef0123456789abcdef", "Disk=a.raw:size=1G,serial=s",
-			`Disk=/dev/disk/by-path/pci-0\:1:ro`, "Disk=/x,y.qcow2:qcow2", "HypervisorArgs=-device usb-ehci -cpu host", "Console=none", "CredentialChannel=fw_cfg",
+			`Disk=/dev/disk/by-path/pci-0\:1:ro,direct`, "Disk=v:vhd", "Disk=w:vhdx,ro", "Disk=n:size=300M,fs=xfs,label=data", "Disk=/x,y.qcow2:qcow2", "HypervisorArgs=-device usb-ehci -cpu host", "Console=none", "CredentialChannel=fw_cfg",
 		}},
 		{Name: "newer guest", Lines: []string{"GuestSystemd=257"}},
 		{Name: "tcg", Lines: []string{"Machine=microvm", "Accelerator=tcg"}},

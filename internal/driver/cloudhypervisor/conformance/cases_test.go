@@ -52,7 +52,7 @@ const (
 
 func scenarios() []scenario {
 	var all []scenario
-	for _, group := range [][]scenario{stateCases(), methodCases(), typeCases(), bootCases(), checkCases(), deviceCases(), guestCases()} {
+	for _, group := range [][]scenario{stateCases(), methodCases(), typeCases(), bootCases(), checkCases(), deviceCases(), guestCases(), resizeCases(), memoryCases(), formatCases(), netCases()} {
 		all = append(all, group...)
 	}
 	return all

@@ -57,6 +57,7 @@ func prepare(t *testing.T, dir string) {
 	writeFile(t, dir, "text", []byte(strings.Repeat("this is no kernel\n", 100)))
 	writeFile(t, dir, "short", []byte("short"))
 	writeFile(t, dir, "empty", nil)
+	writeFile(t, dir, "vhd", fixedVHD())
 	writeFile(t, dir, "bzimage", bzImage(0x100000, 4096))
 	writeFile(t, dir, "bzimage-short", bzImage(0x100000, -1000))
 	writeFile(t, dir, "bzimage-low", bzImage(0x1000, 4096))
@@ -66,6 +67,26 @@ func prepare(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// fixedVHD is a footer behind half a MiB of nothing.
+func fixedVHD() []byte {
+	const size = 512 << 10
+	footer := make([]byte, 512)
+	copy(footer, "conectix")
+	be := binary.BigEndian
+	be.PutUint32(footer[8:], 2)
+	be.PutUint32(footer[12:], 0x10000)
+	be.PutUint64(footer[16:], 1<<64-1)
+	be.PutUint64(footer[40:], size)
+	be.PutUint64(footer[48:], size)
+	be.PutUint32(footer[60:], 2)
+	sum := uint32(0)
+	for _, b := range footer {
+		sum += uint32(b)
+	}
+	be.PutUint32(footer[64:], ^sum)
+	return append(make([]byte, size), footer...)
 }
 
 func rename(t *testing.T, from, to string) {

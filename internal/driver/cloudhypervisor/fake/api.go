@@ -12,6 +12,7 @@ type action struct {
 	method string
 	body   bodyRule
 	play   func(v *vmm, body []byte) response
+	take   func(v *vmm, r request) response // instead, where descriptors matter
 }
 
 // bodyRule says what an action does with a body.
@@ -26,25 +27,27 @@ const (
 // actions are all paths of a build with the default features.
 func actions() map[string]action {
 	all := map[string]action{
-		"vmm.ping":        {"GET", anyBody, (*vmm).ping},
-		"vmm.shutdown":    {"PUT", anyBody, (*vmm).shutdownVMM},
-		"vm.create":       {"PUT", mustHave, (*vmm).create},
-		"vm.info":         {"GET", anyBody, (*vmm).info},
-		"vm.counters":     {"GET", anyBody, (*vmm).counters},
-		"vm.boot":         {"PUT", noBody, plain("The VM could not boot", (*vmm).boot)},
-		"vm.delete":       {"PUT", noBody, plain("The VM could not be deleted", (*vmm).deleteVM)},
-		"vm.shutdown":     {"PUT", noBody, plain("The VM could not shutdown", (*vmm).shutdownVM)},
-		"vm.reboot":       {"PUT", noBody, plain("The VM could not reboot", (*vmm).reboot)},
-		"vm.pause":        {"PUT", noBody, plain("The VM could not be paused", (*vmm).pause)},
-		"vm.resume":       {"PUT", noBody, plain("The VM could not resume", (*vmm).resume)},
-		"vm.power-button": {"PUT", noBody, plain("Error triggering power button", (*vmm).powerButton)},
-		"vm.nmi":          {"PUT", noBody, plain("Error triggering NMI", (*vmm).nmi)},
+		"vmm.ping":        {method: "GET", body: anyBody, play: (*vmm).ping},
+		"vmm.shutdown":    {method: "PUT", body: anyBody, play: (*vmm).shutdownVMM},
+		"vm.create":       {method: "PUT", body: mustHave, play: (*vmm).create},
+		"vm.info":         {method: "GET", body: anyBody, play: (*vmm).info},
+		"vm.counters":     {method: "GET", body: anyBody, play: (*vmm).counters},
+		"vm.boot":         {method: "PUT", body: noBody, play: plain("The VM could not boot", (*vmm).boot)},
+		"vm.delete":       {method: "PUT", body: noBody, play: plain("The VM could not be deleted", (*vmm).deleteVM)},
+		"vm.shutdown":     {method: "PUT", body: noBody, play: plain("The VM could not shutdown", (*vmm).shutdownVM)},
+		"vm.reboot":       {method: "PUT", body: noBody, play: plain("The VM could not reboot", (*vmm).reboot)},
+		"vm.pause":        {method: "PUT", body: noBody, play: plain("The VM could not be paused", (*vmm).pause)},
+		"vm.resume":       {method: "PUT", body: noBody, play: plain("The VM could not resume", (*vmm).resume)},
+		"vm.power-button": {method: "PUT", body: noBody, play: plain("Error triggering power button", (*vmm).powerButton)},
+		"vm.nmi":          {method: "PUT", body: noBody, play: plain("Error triggering NMI", (*vmm).nmi)},
 	}
+	all["vm.add-net"] = action{method: "PUT", body: mustHave, take: (*vmm).addNet}
+	all["vm.resize"] = action{method: "PUT", body: mustHave, play: (*vmm).resize}
 	for _, name := range []string{
-		"vm.add-device", "vm.add-user-device", "vm.add-disk", "vm.add-fs", "vm.add-generic-vhost-user", "vm.add-net", "vm.add-pmem", "vm.add-vdpa", "vm.add-vsock",
-		"vm.receive-migration", "vm.remove-device", "vm.resize", "vm.resize-disk", "vm.resize-zone", "vm.restore", "vm.send-migration", "vm.snapshot",
+		"vm.add-device", "vm.add-user-device", "vm.add-disk", "vm.add-fs", "vm.add-generic-vhost-user", "vm.add-pmem", "vm.add-vdpa", "vm.add-vsock",
+		"vm.receive-migration", "vm.remove-device", "vm.resize-disk", "vm.resize-zone", "vm.restore", "vm.send-migration", "vm.snapshot",
 	} {
-		all[name] = action{"PUT", mustHave, func(*vmm, []byte) response {
+		all[name] = action{method: "PUT", body: mustHave, play: func(*vmm, []byte) response {
 			return answer(500, refusal([]string{"Error from API", "the stand-in does not play " + name}))
 		}}
 	}
@@ -95,7 +98,12 @@ func (v *vmm) handle(r request) response {
 		}
 		return v.refused(400, []string{"Bad Request"})
 	}
-	return v.call(func() response { return a.play(v, r.body) })
+	return v.call(func() response {
+		if a.take != nil {
+			return a.take(v, r)
+		}
+		return a.play(v, r.body)
+	})
 }
 
 // reply answers one request, or does not, where a fault is asked for.

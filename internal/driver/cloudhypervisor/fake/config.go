@@ -145,7 +145,7 @@ func diskConfig() structure {
 
 func netConfig() structure {
 	return pciDevice("NetConfig",
-		opt("tap", text()), opt("ip", text()), opt("mask", text()), def("mac", text(), "12:34:56:78:90:ab"), opt("host_mac", text()), opt("mtu", u16()),
+		opt("tap", text()), opt("ip", address()), opt("mask", address()), def("mac", mac(), "12:34:56:78:90:ab"), opt("host_mac", mac()), opt("mtu", u16()),
 		def("num_queues", usize(), json.Number("2")), def("queue_size", u16(), json.Number("256")),
 		no("vhost_user"), opt("vhost_socket", text()), def("vhost_mode", enum("Client", "Server"), "Client"),
 		opt("fds", list{i32()}), opt("rate_limiter_config", rateLimiterConfig()),

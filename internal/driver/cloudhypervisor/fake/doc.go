@@ -15,7 +15,11 @@
 //	vmm/src/vm_config.rs              names and types of the configuration
 //	vmm/src/config.rs                 what is checked when the VM boots
 //	vmm/src/vm.rs                     what is opened when, states
-//	vmm/src/memory_manager.rs         sizes of memory
+//	vmm/src/memory_manager.rs         sizes of memory, what is added while it runs
+//	vmm/src/device_manager.rs         the order of devices
+//	virtio-devices/src/net.rs, mem.rs, balloon.rs, vhost_user/fs.rs
+//	net_util/src/open_tap.rs, tap.rs  what is done to a tap
+//	block/src/lib.rs, formats/        formats of disks
 //	vmm/src/serial_manager.rs         whose input reaches the guest
 //	virtio-devices/src/vsock/         the socket and its ports
 //	devices/src/pvpanic.rs, acpi.rs   how a guest panics, powers off, resets
@@ -26,9 +30,11 @@
 // for those about wrong options.
 //
 // What it does not play, it refuses with words of its own that say so: network
-// devices, virtio-fs, persistent memory, passthrough, NUMA, zones of memory, consoles
-// on a pseudo terminal of its own, firmware, hotplug, resizing, snapshots and
-// migration. Seccomp filters are accepted and not applied; of Landlock it plays what
+// devices behind vhost-user, persistent memory, passthrough where there is an IOMMU,
+// NUMA, zones of memory, consoles on a pseudo terminal of its own, firmware, hotplug
+// but of network devices, disks with a backing file, snapshots and migration. Taps are
+// opened and set up as the real one does, and carry nothing; who listens behind a
+// share is connected to, and asked nothing. Seccomp filters are accepted and not applied; of Landlock it plays what
 // is refused at vm.create, and confines nothing. The guest's memory is not reserved:
 // a size that no host has is accepted.
 //
@@ -51,6 +57,7 @@
 //	echo-input           from here on, what is typed comes back
 //	ignore-power         from here on, the power button does nothing
 //	heed-power           and from here on, it does again
+//	take-memory          from here on, it obeys the balloon and virtio-mem at once
 //	reboot               the guest resets the machine
 //	poweroff             the guest powers it off
 //	halt                 the processors stop for ever, with a word

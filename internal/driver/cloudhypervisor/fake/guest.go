@@ -2,8 +2,10 @@ package fake
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,13 +26,17 @@ type guest struct {
 	gone    bool
 	deaf    bool
 
+	takes   atomic.Bool // it obeys the balloon and virtio-mem
+	devices []device    // those that it starts with
+
 	echo bool // the guest's own
 }
 
 func newGuest(m *machine) *guest {
 	g := &guest{
 		machine: m, console: m.vmm.console, cmdline: m.set.cmdline(), section: m.vmm.section,
-		begin: make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{}), button: make(chan struct{}, 1),
+		devices: slices.Clone(m.devices),
+		begin:   make(chan struct{}), ended: make(chan struct{}), over: make(chan struct{}), button: make(chan struct{}, 1),
 	}
 	m.vmm.section++
 	g.running = sync.NewCond(&g.mu)
@@ -47,7 +53,7 @@ func (g *guest) run() {
 	}
 	g.say("[    0.000000] Linux version 6.1.0 (stand-in)")
 	g.say("[    0.000000] Command line: " + g.cmdline)
-	for _, d := range g.machine.devices {
+	for _, d := range g.devices {
 		g.machine.vmm.events.emit("virtio-device", "activated", map[string]string{"id": d.id})
 	}
 	for _, s := range parseScript(option(g.cmdline, "fake.guest"), g.section) {
@@ -75,6 +81,8 @@ func (g *guest) play(s step) bool {
 		g.mu.Lock()
 		g.deaf = s.verb == "ignore-power"
 		g.mu.Unlock()
+	case "take-memory":
+		g.takes.Store(true)
 	case "vmm":
 		g.machine.vmm.faults.add(s.argument)
 	case "crash":

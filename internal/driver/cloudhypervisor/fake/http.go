@@ -3,22 +3,28 @@ package fake
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	lineLimit       = 1024  // of a line, and of what is read at once
 	bodyLimit       = 51200 // what micro_http takes unless it is told otherwise
 	connectionLimit = 10
+	descriptorLimit = 253 // SCM_MAX_FD
 )
 
 // request is what came in. A body is there only if it has a length.
 type request struct {
 	method, path string
 	body         []byte
+	files        []*os.File // that came over the socket with it
 }
 
 type response struct {
@@ -71,6 +77,7 @@ type parser struct {
 	current request
 	length  int
 	proceed bool // 100-continue is asked for
+	files   []*os.File
 }
 
 // feed takes the bytes of one read. Requests before a mistake in it are dropped.
@@ -84,6 +91,7 @@ func (p *parser) feed(data []byte) (requests []request, proceed bool, err error)
 			return nil, false, err
 		}
 		if done {
+			p.current.files, p.files = p.files, nil
 			requests = append(requests, p.current)
 			p.current, p.length = request{}, 0
 		}
@@ -247,12 +255,45 @@ func (v *vmm) serve(listener net.Listener) {
 	}
 }
 
+// receive reads bytes, and the descriptors that come with them. They belong to
+// the first request that is complete from there on, whatever it is.
+func (p *parser) receive(conn net.Conn, buf []byte) (int, error) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return conn.Read(buf)
+	}
+	oob := make([]byte, unix.CmsgSpace(4*descriptorLimit))
+	n, m, _, _, err := socket.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return n, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:m])
+	if err != nil {
+		return n, err
+	}
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			p.files = append(p.files, os.NewFile(uintptr(fd), "received"))
+		}
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
 // converse answers what comes over one connection, in order.
 func (v *vmm) converse(conn net.Conn) {
 	p := parser{}
 	buf := make([]byte, lineLimit)
+	defer func() { closeAll(p.files) }()
 	for {
-		n, err := conn.Read(buf[:lineLimit-len(p.pending)])
+		n, err := p.receive(conn, buf[:lineLimit-len(p.pending)])
 		if err != nil {
 			return
 		}
@@ -267,9 +308,17 @@ func (v *vmm) converse(conn net.Conn) {
 			_, _ = conn.Write(response{status: 100, server: "Firecracker API"}.bytes())
 		}
 		for _, r := range requests {
-			if !v.reply(conn, r) {
+			ok := v.reply(conn, r)
+			closeAll(r.files)
+			if !ok {
 				return
 			}
 		}
+	}
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
 	}
 }

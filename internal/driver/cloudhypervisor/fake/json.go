@@ -30,6 +30,7 @@ type member struct {
 type jsonError struct {
 	text   string
 	offset int
+	late   bool
 }
 
 func (e *jsonError) Error() string { return e.text }
@@ -45,7 +46,7 @@ func (e *jsonError) complete(body []byte) string {
 // parseJSON reads one value and nothing behind it.
 func parseJSON(body []byte) (node, *jsonError) {
 	if !utf8.Valid(body) {
-		return node{}, &jsonError{"invalid unicode code point", len(body)}
+		return node{}, &jsonError{text: "invalid unicode code point", offset: len(body)}
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
@@ -54,7 +55,7 @@ func parseJSON(body []byte) (node, *jsonError) {
 		return n, syntaxError(err, d, body)
 	}
 	if rest := bytes.TrimLeft(body[n.end:], " \t\r\n"); len(rest) > 0 {
-		return n, &jsonError{"trailing characters", len(body) - len(rest) + 1}
+		return n, &jsonError{text: "trailing characters", offset: len(body) - len(rest) + 1}
 	}
 	return n, nil
 }
@@ -100,22 +101,22 @@ func parseValue(d *json.Decoder) (node, error) {
 func syntaxError(err error, d *json.Decoder, body []byte) *jsonError {
 	at := int(d.InputOffset())
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &jsonError{"EOF while parsing " + unfinished(body), len(body)}
+		return &jsonError{text: "EOF while parsing " + unfinished(body), offset: len(body)}
 	}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
 		at = int(syntax.Offset)
 		if strings.Contains(syntax.Error(), "in string literal") {
-			return &jsonError{"control character (\\u0000-\\u001F) found while parsing a string", at}
+			return &jsonError{text: "control character (\\u0000-\\u001F) found while parsing a string", offset: at}
 		}
 		if strings.Contains(syntax.Error(), "looking for beginning of object key") {
-			return &jsonError{"key must be a string", at}
+			return &jsonError{text: "key must be a string", offset: at}
 		}
 		if start := bytes.TrimLeft(body[min(at, len(body)):], "ntf"); at > 0 && bytes.ContainsAny(body[at-1:at], "ntf") || len(start) < len(body)-at {
-			return &jsonError{"expected ident", at}
+			return &jsonError{text: "expected ident", offset: at}
 		}
 	}
-	return &jsonError{"expected value", at}
+	return &jsonError{text: "expected value", offset: at}
 }
 
 // unfinished names the innermost thing that the text leaves open.
@@ -174,7 +175,7 @@ func (n node) refused(expected string) *jsonError {
 	if n.items != nil || n.members != nil {
 		at = n.start
 	}
-	return &jsonError{"invalid type: " + n.found() + ", expected " + expected, at}
+	return &jsonError{text: "invalid type: " + n.found() + ", expected " + expected, offset: at}
 }
 
 // isNull tells a null, which also stands for what is not there.

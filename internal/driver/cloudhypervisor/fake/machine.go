@@ -3,12 +3,14 @@ package fake
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +27,14 @@ type machine struct {
 	initramfs *os.File
 	archive   []byte // what the guest's memory holds of it
 	smbios    []byte // and of the OEM strings
+	taps      []*os.File
+	shares    []net.Conn
+	named     int    // devices without a name of their own
+	memory    uint64 // what it started with and what ACPI added
+	added     uint64
+	dimms     int
+	requested uint64 // of virtio-mem
+	inflated  uint64 // asked of the balloon
 	guest     *guest
 }
 
@@ -41,6 +51,13 @@ type disk struct {
 // order of the real one.
 func newMachine(v *vmm) (*machine, *failure) {
 	m := &machine{vmm: v, set: &v.config.set, state: "Created"}
+	m.memory = m.set.Memory.Size
+	if m.set.Memory.Hotplugged != nil {
+		m.requested = *m.set.Memory.Hotplugged
+	}
+	if m.set.Balloon != nil {
+		m.inflated = m.set.Balloon.Size / pageSize * pageSize
+	}
 	if f := m.set.checkMemory(); f != nil {
 		return nil, f
 	}
@@ -67,26 +84,21 @@ func newMachine(v *vmm) (*machine, *failure) {
 }
 
 func (m *machine) addDevices() *failure {
-	counter := 0
-	name := func(prefix string, id *string) string {
-		if id != nil {
-			return *id
-		}
-		counter++
-		return fmt.Sprintf("_%s%d", prefix, counter-1)
-	}
 	if m.set.Console.Mode != "Off" {
 		m.add("__console")
 	}
 	disks, _ := m.vmm.config.shown.get("disks").([]any)
 	for i := range m.set.Disks {
 		d := &m.set.Disks[i]
-		id := name("disk", d.ID)
-		d.ID = &id
-		disks[i].(*object).set("id", id)
+		m.identify(&d.pciSettings, "disk", disks[i].(*object))
 		if f := m.addDisk(d, disks[i].(*object)); f != nil {
+			m.vmm.config.shown.remove("disks")
+			m.set.Disks = nil
 			return f
 		}
+	}
+	if f := m.addNets(); f != nil {
+		return f
 	}
 	source, err := os.Open(m.set.Rng.Source)
 	if err != nil {
@@ -94,14 +106,21 @@ func (m *machine) addDevices() *failure {
 	}
 	source.Close()
 	m.add("__rng")
+	if f := m.addShares(); f != nil {
+		return f
+	}
 	if s := m.set.Vsock; s != nil {
-		id := name("vsock", s.ID)
-		s.ID = &id
-		m.vmm.config.shown.get("vsock").(*object).set("id", id)
+		m.identify(&s.pciSettings, "vsock", m.vmm.config.shown.get("vsock").(*object))
 		if f := m.addVsock(s.Socket); f != nil {
 			return f
 		}
-		m.add(id)
+		m.add(*s.ID)
+	}
+	if hotplug := m.set.Memory; hotplug.HotplugMethod == "VirtioMem" && hotplug.HotplugSize != nil {
+		if *hotplug.HotplugSize%plugAligned != 0 {
+			return fail("Cannot create virtio-mem device", fmt.Sprintf("Virtio-mem size is not aligned with %d", plugAligned))
+		}
+		m.add("mem0")
 	}
 	if m.set.Balloon != nil {
 		m.add("__balloon")
@@ -109,7 +128,22 @@ func (m *machine) addDevices() *failure {
 	if m.set.Watchdog {
 		m.add("__watchdog")
 	}
-	return nil
+	return m.addPassthrough()
+}
+
+// identify gives a device its name and shows it. The numbers are of all kinds of
+// devices together.
+func (m *machine) identify(p *pciSettings, prefix string, shown *object) {
+	if p.ID != nil {
+		return
+	}
+	id := ""
+	for id == "" || slices.Contains(m.devices, device{id}) {
+		id = fmt.Sprintf("_%s%d", prefix, m.named)
+		m.named++
+	}
+	p.ID = &id
+	shown.set("id", id)
 }
 
 func (m *machine) add(id string) { m.devices = append(m.devices, device{id}) }
@@ -121,6 +155,9 @@ func (m *machine) addDisk(d *diskSettings, shown *object) *failure {
 	how := os.O_RDWR
 	if d.ReadOnly {
 		how = os.O_RDONLY
+	}
+	if d.Direct {
+		how |= unix.O_DIRECT
 	}
 	file, err := os.OpenFile(*d.Path, how, 0)
 	if err != nil {
@@ -161,10 +198,23 @@ func (d *disk) detect() (string, *failure) {
 	switch {
 	case bytes.HasPrefix(start, []byte("QFI\xfb")):
 		return "Qcow2", nil
+	case d.fixedVHD():
+		return "FixedVhd", nil
 	case bytes.HasPrefix(start, []byte("vhdxfile")):
 		return "Vhdx", nil
 	}
 	return "Raw", nil
+}
+
+// fixedVHD reads the footer of an image, which all that is fixed in size has: of
+// version 1.0, with nothing behind it.
+func (d *disk) fixedVHD() bool {
+	footer := make([]byte, 512)
+	if _, err := d.file.ReadAt(footer, d.size-int64(len(footer))); err != nil {
+		return false
+	}
+	return bytes.HasPrefix(footer, []byte("conectix")) && binary.BigEndian.Uint32(footer[12:]) == 0x10000 &&
+		binary.BigEndian.Uint64(footer[16:]) == 1<<64-1 && binary.BigEndian.Uint32(footer[60:]) == 2
 }
 
 func imageName(kind string) string {
@@ -355,6 +405,10 @@ func (m *machine) release() {
 	}
 	if m.initramfs != nil {
 		m.initramfs.Close()
+	}
+	closeAll(m.taps)
+	for _, c := range m.shares {
+		c.Close()
 	}
 }
 

@@ -20,6 +20,8 @@ type scalar struct {
 	bits     int // of an unsigned integer
 	signed   bool
 	variants []string // of an enumeration
+	check    func(string) string
+	late     bool // what check says is found at the end of the map
 }
 
 func unsigned(bits int, name string) scalar { return scalar{expected: name, bits: bits} }
@@ -51,6 +53,12 @@ func (s scalar) decode(n node) (any, *jsonError) {
 			return v, nil
 		}
 	case string:
+		if s.check != nil {
+			if words := s.check(v); words != "" {
+				return nil, &jsonError{text: words, offset: n.end, late: s.late}
+			}
+			return v, nil
+		}
 		if s.expected == "a string" || s.expected == "path string" {
 			return v, nil
 		}
@@ -73,7 +81,7 @@ func (s scalar) decodeNumber(n node, v json.Number) (any, *jsonError) {
 		_, err = strconv.ParseUint(v.String(), 10, s.bits)
 	}
 	if err != nil {
-		return nil, &jsonError{"invalid value: " + n.found() + ", expected " + s.expected, n.end}
+		return nil, &jsonError{text: "invalid value: " + n.found() + ", expected " + s.expected, offset: n.end}
 	}
 	return v, nil
 }
@@ -97,7 +105,7 @@ func (s scalar) decodeVariant(n node) (any, *jsonError) {
 	case 2:
 		choice = quoted[0] + " or " + quoted[1]
 	}
-	return nil, &jsonError{"unknown variant `" + v + "`, expected " + choice, n.end}
+	return nil, &jsonError{text: "unknown variant `" + v + "`, expected " + choice, offset: n.end}
 }
 
 // list is a sequence of values of one type.
@@ -179,6 +187,27 @@ func (o *object) set(name string, value any) {
 	o.entries = append([]entry{{name, value}}, o.entries...)
 }
 
+// insert replaces a value, or puts a new one where the structure has it.
+func (o *object) insert(name string, value any, s structure) {
+	if o.get(name) != nil {
+		o.set(name, value)
+		return
+	}
+	place := map[string]int{}
+	for i, f := range s.fields {
+		place[f.name] = i
+	}
+	at := len(o.entries)
+	for at > 0 && place[o.entries[at-1].name] > place[name] {
+		at--
+	}
+	o.entries = slices.Insert(o.entries, at, entry{name, value})
+}
+
+func (o *object) remove(name string) {
+	o.entries = slices.DeleteFunc(o.entries, func(e entry) bool { return e.name == name })
+}
+
 // MarshalJSON keeps the order.
 func (o *object) MarshalJSON() ([]byte, error) {
 	out := []byte{'{'}
@@ -206,8 +235,8 @@ func (s structure) decode(n node) (any, *jsonError) {
 		}
 	}
 	given := map[string]any{}
-	for _, m := range members {
-		if err := s.take(given, m, n.end); err != nil {
+	for i, m := range members {
+		if err := s.take(given, m, n.end, i == len(members)-1); err != nil {
 			return nil, err
 		}
 	}
@@ -215,7 +244,7 @@ func (s structure) decode(n node) (any, *jsonError) {
 	for _, f := range s.fields {
 		v, ok := given[f.name]
 		if !ok && f.presence == required {
-			return nil, &jsonError{"missing field `" + f.name + "`", n.end}
+			return nil, &jsonError{text: "missing field `" + f.name + "`", offset: n.end}
 		}
 		if !ok && f.presence == defaulted {
 			v = f.fallback()
@@ -230,24 +259,27 @@ func (s structure) decode(n node) (any, *jsonError) {
 // take decodes a field; a null that says that it is not there is taken as nil.
 // The parts of a flat type are looked at when the map has ended, and so is what
 // they refuse.
-func (s structure) take(given map[string]any, m member, end int) *jsonError {
+func (s structure) take(given map[string]any, m member, end int, last bool) *jsonError {
 	f := s.find(m.key)
 	if f == nil && s.strict {
-		return &jsonError{"unknown field `" + m.key + "`, expected " + s.names(), m.keyEnd}
+		return &jsonError{text: "unknown field `" + m.key + "`, expected " + s.names(), offset: m.keyEnd}
 	}
 	if f == nil {
 		return nil
 	}
 	if _, twice := given[f.name]; twice {
-		return &jsonError{"duplicate field `" + f.name + "`", m.keyEnd}
+		return &jsonError{text: "duplicate field `" + f.name + "`", offset: m.keyEnd}
 	}
 	if f.presence == optional && m.node.isNull() {
 		given[f.name] = nil
 		return nil
 	}
 	v, err := f.shape.decode(m.node)
-	if err != nil && f.flattened {
+	if err != nil && (f.flattened || err.late && last) {
 		err.offset = end
+	}
+	if err != nil {
+		err.late = false
 	}
 	given[f.name] = v
 	return err
@@ -296,11 +328,11 @@ func (s structure) notAMap(n node) ([]member, *jsonError) {
 		if i < len(n.items) {
 			members = append(members, member{f.name, n.items[i].end, n.items[i]})
 		} else if f.presence == required || f.presence == optional && s.bare {
-			return nil, &jsonError{fmt.Sprintf("invalid length %d, expected struct %s with %d elements", i, s.name, len(s.fields)), n.end}
+			return nil, &jsonError{text: fmt.Sprintf("invalid length %d, expected struct %s with %d elements", i, s.name, len(s.fields)), offset: n.end}
 		}
 	}
 	if len(n.items) > len(s.fields) {
-		return nil, &jsonError{"trailing characters", n.items[len(s.fields)].end}
+		return nil, &jsonError{text: "trailing characters", offset: n.items[len(s.fields)].end}
 	}
 	return members, nil
 }

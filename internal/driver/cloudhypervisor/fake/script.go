@@ -42,7 +42,7 @@ func parseStep(text string) step {
 		s.duration, err = time.ParseDuration(s.argument)
 	case "crash", "signal":
 		s.number, err = strconv.Atoi(s.argument)
-	case "echo-secret-digest", "echo-input", "ignore-power", "heed-power", "reboot", "poweroff", "halt", "hang", "triple-fault", "vcpu-error":
+	case "echo-secret-digest", "echo-input", "ignore-power", "heed-power", "take-memory", "reboot", "poweroff", "halt", "hang", "triple-fault", "vcpu-error":
 		if has {
 			misused(verb + " takes no argument")
 		}

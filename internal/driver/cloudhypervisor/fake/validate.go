@@ -20,6 +20,10 @@ const (
 // checkMemory is the first thing at vm.boot, before all other checks.
 func (s *settings) checkMemory() *failure {
 	m := s.Memory
+	page, f := s.pageSize()
+	if f != nil {
+		return f
+	}
 	words := ""
 	switch {
 	case m.Size == 0 && len(m.Zones) == 0:
@@ -27,15 +31,17 @@ func (s *settings) checkMemory() *failure {
 	case m.Size != 0 && m.Zones != nil,
 		m.Hotplugged != nil && (m.HotplugSize == nil || *m.Hotplugged > *m.HotplugSize || m.HotplugMethod == "Acpi"):
 		words = "Memory configuration is not valid"
-	case m.Size%pageSize != 0:
+	case m.Size%page != 0:
 		words = "Memory size is misaligned with default page size or its hugepage size"
+	case m.HotplugSize != nil && *m.HotplugSize == 0:
+		words = "Invalid size for resizing. Can be anything except 0"
 	case m.Size == 0:
 		return fail("the stand-in does not play memory.zones")
 	}
 	if words != "" {
 		return fail("Memory manager error", words)
 	}
-	return nil
+	return s.takePages()
 }
 
 // validate checks the configuration when a VM is built.
@@ -45,10 +51,15 @@ func (s *settings) validate() *failure {
 		func(map[string]bool) string { return s.checkConsoles() },
 		func(map[string]bool) string { return s.checkCPUs() },
 		s.checkDisks,
+		s.checkNets,
+		s.checkShares,
 		func(ids map[string]bool) string { return s.checkPCI(s.Rng.pciSettings, ids) },
 		func(ids map[string]bool) string { return s.checkPCI(s.Console.pciSettings, ids) },
 		func(map[string]bool) string { return s.checkTopology() },
 		func(map[string]bool) string { return s.checkMemoryFlags() },
+		func(map[string]bool) string { return s.checkCID() },
+		s.checkBalloon,
+		s.checkPassthrough,
 		s.checkVsock,
 		func(map[string]bool) string { return s.checkPlatform() },
 		func(map[string]bool) string { return s.checkRules() },
@@ -193,10 +204,35 @@ func (s *settings) checkVsock(ids map[string]bool) string {
 	if s.Vsock == nil {
 		return ""
 	}
+	return s.checkPCI(s.Vsock.pciSettings, ids)
+}
+
+func (s *settings) checkCID() string {
+	if s.Vsock == nil {
+		return ""
+	}
 	if cid := s.Vsock.CID; cid <= 2 || cid == ^uint32(0) {
 		return fmt.Sprintf("%d is a special VSOCK CID", cid)
 	}
-	return s.checkPCI(s.Vsock.pciSettings, ids)
+	return ""
+}
+
+// checkBalloon: it must leave the guest something, of all that it may ever have.
+func (s *settings) checkBalloon(ids map[string]bool) string {
+	if s.Balloon == nil {
+		return ""
+	}
+	if words := s.checkPCI(s.Balloon.pciSettings, ids); words != "" {
+		return words
+	}
+	all := s.Memory.Size
+	if s.Memory.Hotplugged != nil {
+		all += *s.Memory.Hotplugged
+	}
+	if s.Balloon.Size >= all {
+		return fmt.Sprintf("Balloon size (%d) greater than RAM (%d)", s.Balloon.Size, all)
+	}
+	return ""
 }
 
 func (s *settings) checkPlatform() string {
@@ -257,6 +293,12 @@ func (s *settings) paths() []string {
 		}
 	}
 	for _, d := range s.Disks {
+		add(d.Path)
+	}
+	for _, fs := range s.FS {
+		all = append(all, fs.Socket)
+	}
+	for _, d := range s.Devices {
 		add(d.Path)
 	}
 	add(s.Console.File)

@@ -7,6 +7,7 @@ import "encoding/json"
 type vm struct {
 	shown *object
 	set   settings
+	fds   []int // of network devices; they stay until the VM is deleted
 }
 
 // settings are read from the shown form, in which all names are the real ones
@@ -39,12 +40,15 @@ type settings struct {
 		Cmdline   *string `json:"cmdline"`
 		Initramfs *string `json:"initramfs"`
 	} `json:"payload"`
-	Disks        []diskSettings  `json:"disks"`
-	Rng          rngSettings     `json:"rng"`
-	Balloon      *pciSettings    `json:"balloon"`
-	Serial       consoleSettings `json:"serial"`
-	Console      consoleSettings `json:"console"`
-	DebugConsole consoleSettings `json:"debug_console"`
+	Disks        []diskSettings   `json:"disks"`
+	Nets         []netSettings    `json:"net"`
+	FS           []fsSettings     `json:"fs"`
+	Devices      []vfioSettings   `json:"devices"`
+	Rng          rngSettings      `json:"rng"`
+	Balloon      *balloonSettings `json:"balloon"`
+	Serial       consoleSettings  `json:"serial"`
+	Console      consoleSettings  `json:"console"`
+	DebugConsole consoleSettings  `json:"debug_console"`
 	Vsock        *struct {
 		pciSettings
 		CID    uint32 `json:"cid"`
@@ -67,10 +71,17 @@ type pciSettings struct {
 	DeviceID *uint8  `json:"pci_device_id"`
 }
 
+type balloonSettings struct {
+	pciSettings
+	Size uint64 `json:"size"`
+}
+
 type diskSettings struct {
 	pciSettings
 	Path            *string         `json:"path"`
 	ReadOnly        bool            `json:"readonly"`
+	Direct          bool            `json:"direct"`
+	BackingFiles    bool            `json:"backing_files"`
 	Queues          uint64          `json:"num_queues"`
 	QueueSize       uint16          `json:"queue_size"`
 	VhostUser       bool            `json:"vhost_user"`
@@ -128,7 +139,7 @@ func decodeVM(body []byte) (*vm, *jsonError) {
 // unplayed names what the configuration asks for and the stand-in has not.
 func (v *vm) unplayed() []string {
 	var names []string
-	for _, name := range []string{"net", "fs", "generic_vhost_user", "pmem", "devices", "user_devices", "vdpa", "numa", "tpm", "rtc", "pci_segments", "rate_limit_groups"} {
+	for _, name := range []string{"generic_vhost_user", "pmem", "user_devices", "vdpa", "numa", "tpm", "rtc", "pci_segments", "rate_limit_groups"} {
 		if items := v.shown.get(name); items != nil {
 			if l, ok := items.([]any); !ok || len(l) > 0 {
 				names = append(names, name)

@@ -180,6 +180,15 @@ func (v *vmm) create(body []byte) response {
 	if problem != nil {
 		return v.refused(400, []string{"Failed to deserialize JSON", problem.complete(body)})
 	}
+	for _, name := range []string{"net", "devices"} {
+		all, _ := config.shown.get(name).([]any)
+		for _, device := range all {
+			v.dropFDs(device.(*object))
+		}
+	}
+	for i := range config.set.Nets {
+		config.set.Nets[i].FDs = nil
+	}
 	v.log.info("vmm/src/api/mod.rs:1278", "API request event: VmCreate "+debug(config.shown))
 	if v.config != nil {
 		return v.failed(alreadyCreated().under("The VM could not be created"))
@@ -266,6 +275,7 @@ func (v *vmm) deleteVM() *failure {
 			return f
 		}
 	}
+	closeFDs(v.config.fds)
 	v.config = nil
 	v.events.emit("vm", "deleted", nil)
 	return nil
@@ -351,7 +361,7 @@ func (v *vmm) info([]byte) response {
 	if v.config == nil {
 		return v.failed(notCreated().under("The VM info is not available"))
 	}
-	out := &object{entries: []entry{{"config", v.config.shown}, {"state", "Created"}, {"memory_actual_size", v.config.set.Memory.Size}}}
+	out := &object{entries: []entry{{"config", v.config.shown}, {"state", "Created"}, {"memory_actual_size", v.actualSize()}}}
 	if v.machine != nil {
 		out.entries[1].value = v.machine.state
 		out.entries = append(out.entries, entry{"device_tree", v.machine.tree()})

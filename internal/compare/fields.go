@@ -166,6 +166,10 @@ func identity(list string, e map[string]any) string {
 	switch listOf(list) {
 	case "vm.disks":
 		return text("path")
+	case "vm.networks":
+		return text("mac")
+	case "vm.ports":
+		return text("protocol") + " " + port(e)
 	case "vm.api.start":
 		return text("method") + " " + text("path")
 	case "vm.api.body":
@@ -183,6 +187,22 @@ func identity(list string, e map[string]any) string {
 	return text("name")
 }
 
+// port is one of the host's, with its address.
+func port(e map[string]any) string {
+	number := ""
+	if n := shown("", e["host"]); n != nil {
+		number = *n
+	}
+	address, _ := e["address"].(string)
+	switch {
+	case address == "":
+		return number
+	case strings.Contains(address, ":"):
+		return "[" + address + "]:" + number
+	}
+	return address + ":" + number
+}
+
 // kin is what two elements have in common of which one has taken the place of the
 // other: the line that they come from, its key, or the option.
 func kin(list string, e map[string]any) string {
@@ -195,7 +215,7 @@ func kin(list string, e map[string]any) string {
 	case "vm.command":
 		option, _, _ := strings.Cut(*whole(list, e), " ")
 		return option
-	case "vm.disks", "vm.credentials", "unit.credentials":
+	case "vm.disks", "vm.networks", "vm.ports", "vm.credentials", "unit.credentials":
 		return text("from")
 	}
 	return text("name")
@@ -267,7 +287,7 @@ func whole(list string, v any) *string {
 	var out string
 	switch listOf(list) {
 	case "vm.api.start", "vm.api.alive", "vm.api.power":
-		out = (&plan.Request{Method: text("method"), Path: text("path")}).String()
+		out = (&plan.Request{Method: text("method"), Path: text("path"), Ask: plan.Question(text("ask"))}).String()
 	case "vm.api.body":
 		f := plan.Field{At: text("at"), Value: text("value"), Type: plan.Type(text("type")), Ask: plan.Question(text("ask"))}
 		out = shorten(f.String())
@@ -288,6 +308,19 @@ func whole(list string, v any) *string {
 				out += "," + name + "=" + *value
 			}
 		}
+	case "vm.networks":
+		out = text("kind")
+		for _, name := range []string{"name", "bridge", "link", "mode", "mac", "queues", "vhost", "mtu"} {
+			if value := shown(list+"[]."+name, e[name]); value != nil {
+				out += "," + name + "=" + *value
+			}
+		}
+	case "vm.ports":
+		out = port(e)
+		if guest := shown("", e["guest"]); guest != nil {
+			out += ":" + *guest
+		}
+		out += "/" + text("protocol")
 	case "vm.credentials", "unit.credentials":
 		out = text("id")
 		if path := text("path"); path != "" {

@@ -60,6 +60,12 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	if vm.VSock != nil {
 		row("VSock", vsock(*vm.VSock), "VSockCID")
 	}
+	for _, n := range vm.Networks {
+		row("Network", network(n), n.From)
+	}
+	for _, port := range vm.Ports {
+		row("Published port", published(port), port.From)
+	}
 	row("Ready when", ready(vm.Readiness), first(p, "Readiness", readyBy(vm.Readiness)))
 	row("Stop timeout", stopTimeout(vm.StopTimeout), first(p, "Service.TimeoutStopSec[0]", "Service.TimeoutSec[0]"))
 	if vm.Runner != "" {
@@ -290,6 +296,8 @@ func words(vm plan.VM, part plan.Part) string {
 			number = fmt.Sprint(vm.VSock.CID)
 		}
 		return strings.NewReplacer("{fd}", "<descriptor>", "{path}", "<path>", "{cid}", number).Replace(strings.Join(part.Words, " "))
+	case plan.AskNetwork:
+		return strings.Join(plan.FillNetwork(part.Words, "<descriptors>", vhost(vm, part.From)), " ")
 	case plan.AskStdio:
 		return "" // no words
 	case plan.AskAccelerator:

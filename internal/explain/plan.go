@@ -57,6 +57,8 @@ func fieldOrigins() []origin {
 		{"vm.credentials", credentialKeys(""), ""},
 		{"vm.given", []string{"GuestSystemd"}, ""},
 		{"vm.vsock", []string{"VSockCID", "Hypervisor"}, ""},
+		{"vm.networks", []string{"Network", "Hypervisor"}, ""},
+		{"vm.ports", []string{"PublishPort"}, ""},
 		{"vm.control", []string{"Hypervisor"}, ""},
 		{"vm.api", []string{"Hypervisor"}, ""},
 		{"vm.command", []string{"Hypervisor", "Machine"}, ""},
@@ -103,7 +105,7 @@ func channelKeys(field string) []string {
 func commandLineMaxKeys(most int) []string {
 	keys := []string{"Hypervisor"}
 	if size := most + 1; size&most != 0 {
-		keys = append(keys, "Disk", "VSockCID")
+		keys = append(keys, "Disk", "Network", "VSockCID")
 	}
 	return keys
 }
@@ -127,6 +129,8 @@ func asked(vm *plan.VM, q plan.Question) []string {
 		return []string{"Kernel"}
 	case plan.AskVSock:
 		return []string{"VSockCID"}
+	case plan.AskNetwork:
+		return []string{"Network"}
 	case plan.AskLandlock: // it does not go with an initial RAM disk in memory
 		return []string{"Hypervisor", "CredentialChannel"}
 	case plan.AskControl, plan.AskEvents:
@@ -233,6 +237,10 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 		return p.VM.Image.Lines[i].From, nil, ""
 	case "vm.disks":
 		return p.VM.Disks[i].From, nil, ""
+	case "vm.networks":
+		return p.VM.Networks[i].From, nil, ""
+	case "vm.ports":
+		return p.VM.Ports[i].From, nil, ""
 	case "vm.credentials":
 		return p.VM.Credentials[i].From, nil, ""
 	case "vm.given":
@@ -247,6 +255,9 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 		return p.Unit.Resources[i].From, nil, ""
 	case "vm.command":
 		part := p.VM.Command[i]
+		if publishes(&p.VM, part) {
+			return "", []string{"Network", "PublishPort", "Machine"}, ""
+		}
 		if part.From != "" {
 			return part.From, nil, ""
 		}
@@ -270,12 +281,17 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 // made in its own way is as large as it is.
 func alsoBehind(key string) []string {
 	switch key {
-	case "Disk", "VSockCID":
+	case "Disk", "Network", "VSockCID":
 		return []string{"Machine"}
 	case "HugePages":
 		return []string{"Memory"}
 	}
 	return nil
+}
+
+// publishes reports whether a part makes the network that passes ports on.
+func publishes(vm *plan.VM, part plan.Part) bool {
+	return len(vm.Ports) > 0 && slices.ContainsFunc(vm.Networks, func(n plan.Network) bool { return n.Kind == plan.UserNetwork && n.From == part.From })
 }
 
 // causes are those of the field at a path.

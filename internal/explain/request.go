@@ -21,7 +21,7 @@ func request(path string, node map[string]any) (shown string, body any, ok bool)
 	if isRequest.FindString(path) != path || path == "" {
 		return "", nil, false
 	}
-	return (&plan.Request{Method: text(node["method"]), Path: text(node["path"])}).String(), node["body"], true
+	return (&plan.Request{Method: text(node["method"]), Path: text(node["path"]), Ask: plan.Question(text(node["ask"]))}).String(), node["body"], true
 }
 
 // field shows what stands at a path, where that is a field of a request.
@@ -100,7 +100,7 @@ func (x *Explainer) names(where, query string) bool {
 	if r == nil || query == "" {
 		return false
 	}
-	if query == r.String() || called(r.Path, query) {
+	if query == r.String() || query == r.Method+" "+r.Path || called(r.Path, query) {
 		return true
 	}
 	m := isField.FindStringSubmatch(rest)

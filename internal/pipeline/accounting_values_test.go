@@ -45,6 +45,8 @@ func microVMValues() map[string]values {
 		"Disk":              {[]string{"data.raw:size=16M", "/srv/a.qcow2:qcow2,ro", "/srv/b.raw:serial=b", "c.raw:serial=b", "/srv/d.vhd:vhd", "/srv/e.vhdx:vhdx", "f.raw:direct", "g.raw:size=2M,fs=ext4,label=g"}, []string{":ro", "a:zip", "a:fs=ext4", "a:size=1M,fs=xfs"}},
 		"Console":           {[]string{"auto", "none"}, []string{"tty"}},
 		"Readiness":         {[]string{"auto", "started", "guest", "console:^login", "console:ready"}, []string{"later", "console:("}},
+		"Network":           {[]string{"user", "user:mac=02:00:00:00:00:01", "user:mtu=1400"}, []string{"tun", "user:name=x", "user:mac=03:00:00:00:00:01"}},
+		"PublishPort":       {[]string{"8080:80", "127.0.0.1:8081:81/udp", "9000-9002:90-92", "[::1]:8082:80"}, []string{"80", "0:80", "1-2:3"}},
 		"VSockCID":          {[]string{"auto", "3", "77"}, []string{"2", "4294967295", "any"}},
 		"LoadCredential":    {[]string{"A:/run/secrets/a", "A:/run/secrets/b", "B:/run/secrets/b", "%i:/run/secrets/i", "C", "outer:/run/secrets/o"}, []string{"a/b:/x", "A:x/y", "ampoule.x:/y"}},
 		"LoadCredentialEncrypted": {

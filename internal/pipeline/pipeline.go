@@ -258,6 +258,13 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 			Size: d.Size, FileSystem: d.FileSystem, Label: d.Label, From: d.From.ID,
 		})
 	}
+	for _, n := range vm.Networks {
+		origins.add(n.From)
+	}
+	for _, ports := range vm.Ports {
+		origins.add(ports.From)
+		part.Ports = append(part.Ports, publish(ports)...)
+	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, g := range vm.Given() {
 		part.Given = append(part.Given, plan.Given{Name: g.Name, Value: g.Value, From: g.From.ID})
@@ -274,6 +281,19 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 		origins.add(w.From)
 	}
 	return &plan.Plan{Schema: plan.Schema, Ampoule: version.Version, VM: part, Unit: unit(vm, origins), Origins: origins}
+}
+
+// publish are the single ports of a line.
+func publish(p spec.Ports) []plan.Port {
+	var out []plan.Port
+	for i := range p.Count {
+		port := plan.Port{Host: p.Host + i, Guest: p.Guest + i, Protocol: p.Protocol, From: p.From.ID}
+		if p.Address.IsValid() {
+			port.Address = p.Address.String()
+		}
+		out = append(out, port)
+	}
+	return out
 }
 
 // origins collects where assignments were written.

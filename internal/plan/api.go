@@ -45,6 +45,10 @@ type Request struct {
 	// Body are the members of the object, however deep; without any there is no
 	// body.
 	Body []Field `json:"body,omitempty"`
+	// Ask is AskNetwork where the descriptors of an interface go with the request,
+	// and From its line; else both are empty.
+	Ask  Question `json:"ask,omitempty"`
+	From string   `json:"from,omitempty"`
 }
 
 // Field is a value in the body of a request, or waits for one. A question to
@@ -60,8 +64,13 @@ type Field struct {
 	From string `json:"from,omitempty"`
 }
 
-// String shows a request to people, without its body.
-func (r *Request) String() string { return r.Method + " " + r.Path }
+// String shows a request to people, without its body; what goes with it in braces.
+func (r *Request) String() string {
+	if r.Ask != "" {
+		return r.Method + " " + r.Path + " {" + string(r.Ask) + "}"
+	}
+	return r.Method + " " + r.Path
+}
 
 // String shows a field to people: PLACE=VALUE, a question in braces.
 func (f *Field) String() string {
@@ -144,7 +153,7 @@ func (vm *VM) Asks(q Question) bool {
 // asks is Asks for the requests alone; without an API there are none.
 func (a *API) asks(q Question) bool {
 	return a != nil && slices.ContainsFunc(a.Start, func(r Request) bool {
-		return slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask == q })
+		return r.Ask == q || slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask == q })
 	})
 }
 
@@ -159,7 +168,7 @@ func (a *API) check() error {
 	}
 	for i, r := range slices.Concat(others, a.Start) {
 		err := r.check()
-		if err == nil && i < len(others) && slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask != "" }) {
+		if err == nil && i < len(others) && (r.Ask != "" || slices.ContainsFunc(r.Body, func(f Field) bool { return f.Ask != "" })) {
 			err = fmt.Errorf("it asks, and starts nothing")
 		}
 		if err != nil {
@@ -180,6 +189,9 @@ func (r *Request) check() error {
 	}
 	if !strings.HasPrefix(r.Path, "/") || strings.ContainsFunc(r.Path, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return fmt.Errorf("not the path of a request")
+	}
+	if r.Ask != "" && r.Ask != AskNetwork || r.Ask == "" && r.From != "" {
+		return fmt.Errorf("it takes something with it that this version of Ampoule does not know")
 	}
 	for _, f := range r.Body {
 		if err := f.check(); err != nil {

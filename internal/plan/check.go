@@ -28,7 +28,7 @@ func (p *Plan) check() error {
 	if err := spec.CheckName(vm.Name); err != nil {
 		return fmt.Errorf("vm.name: %w", err)
 	}
-	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkControl, checkCommand, checkChannels, checkGiven} {
+	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkNetworks, checkControl, checkCommand, checkChannels, checkGiven} {
 		if err := f(vm); err != nil {
 			return err
 		}
@@ -199,6 +199,9 @@ func checkCommand(vm *VM) error {
 	if vm.VSock != nil && asked[AskVSock] != 1 {
 		return fmt.Errorf("vm.command: the part for %q is there %d times", AskVSock, asked[AskVSock])
 	}
+	if err := checkHandedOver(vm); err != nil {
+		return err
+	}
 	for i, a := range vm.Accelerator {
 		if err := checkWords(fmt.Sprintf("vm.accelerator[%d]", i), slices.Concat(a.Words, a.CommandLine)); err != nil {
 			return err
@@ -226,6 +229,8 @@ func checkDescriptor(vm *VM, part Part) error {
 		if !strings.Contains(words, "{cid}") {
 			return fmt.Errorf("the words have no {cid} in them")
 		}
+	case AskNetwork:
+		return checkNetworkWords(vm, part)
 	case AskStdio:
 		if words != "" {
 			return fmt.Errorf("words where none belong")
@@ -241,7 +246,7 @@ func checkDescriptor(vm *VM, part Part) error {
 }
 
 func questions() []Question {
-	return []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskConsole, AskStdio, AskEvents, AskVSock, AskInitrd}
+	return []Question{AskAccelerator, AskChannel, AskCommandLine, AskControl, AskConsole, AskStdio, AskEvents, AskVSock, AskNetwork, AskInitrd}
 }
 
 func checkWords(at string, words []string) error {

@@ -293,6 +293,12 @@ func (e *encoder) vm(vm *VM) {
 		e.trueIfSet("multiplexed", v.Multiplexed)
 		e.end()
 	}
+	if len(vm.Networks) > 0 {
+		list(e, "networks", vm.Networks, e.network)
+	}
+	if len(vm.Ports) > 0 {
+		list(e, "ports", vm.Ports, e.port)
+	}
 	e.text("control", vm.Control)
 	if vm.API != nil {
 		e.api(vm.API)
@@ -363,6 +369,10 @@ func (e *encoder) request(r *Request) {
 			}
 			e.end()
 		})
+	}
+	e.textIfSet("ask", string(r.Ask))
+	if !e.bare {
+		e.textIfSet("from", r.From)
 	}
 	e.end()
 }

@@ -31,13 +31,15 @@ func bareVM(vm VM) VM {
 	vm.Disks = changed(vm.Disks, func(d *Disk) { d.From = "" })
 	vm.Credentials = changed(vm.Credentials, func(c *Credential) { c.From = "" })
 	vm.Given = changed(vm.Given, func(g *Given) { g.From = "" })
+	vm.Networks = changed(vm.Networks, func(n *Network) { n.From = "" })
+	vm.Ports = changed(vm.Ports, func(p *Port) { p.From = "" })
 	vm.Command = changed(vm.Command, func(p *Part) { p.From = "" })
 	vm.Channels = changed(vm.Channels, func(c *Channel) { c.Why = "" })
 	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
 	vm.KernelFormats, vm.SystemCalls = nil, nil
 	vm.LockDisks, vm.FixedVHD = false, false
 	if vm.API != nil {
-		bare := func(r *Request) { r.Body = changed(r.Body, func(f *Field) { f.From = "" }) }
+		bare := func(r *Request) { r.Body, r.From = changed(r.Body, func(f *Field) { f.From = "" }), "" }
 		api := *vm.API
 		bare(&api.Alive)
 		api.Start = changed(api.Start, bare)

@@ -107,6 +107,10 @@ type VM struct {
 	Given []Given `json:"given,omitempty"`
 	// VSock is the guest's socket to this host; nil where it has none.
 	VSock *VSock `json:"vsock,omitempty"`
+	// Networks are the guest's, in its order, and Ports those of this host that lead
+	// to it.
+	Networks []Network `json:"networks,omitempty"`
+	Ports    []Port    `json:"ports,omitempty"`
 	// Control is the protocol on the hypervisor's control socket: QMP or HTTP.
 	Control string `json:"control"`
 	// API is what the hypervisor is asked over HTTP; nil with another protocol.
@@ -273,6 +277,11 @@ const (
 	// AskVSock is the path of a multiplexed vsock, in Words at {path}, or, in Words
 	// with {fd} and {cid}, that of the kernel.
 	AskVSock Question = "vsock"
+	// AskNetwork are the descriptors of an interface, that of From: their numbers in
+	// Words at {fds}, with colons between; and at {vhostfds}, in a piece in brackets
+	// that is left out where there are none, those of vhost. A request takes them
+	// with it.
+	AskNetwork Question = "network"
 	// AskKernel is the path of the kernel by a descriptor, so that the guest
 	// reboots with what it was started with; AskLandlock is true where the
 	// hypervisor can lock itself in.

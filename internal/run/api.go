@@ -43,6 +43,8 @@ type apiControl struct {
 type apiRequest struct {
 	method, path string
 	body         httpapi.Body
+	// files are the descriptors that go with it.
+	files []*os.File
 }
 
 func newAPIControl(api *plan.API) *apiControl {
@@ -91,7 +93,7 @@ func (c *apiControl) launch(ctx context.Context) (version string, err error) {
 		return "", err
 	}
 	for i, r := range c.requests {
-		reply, err := c.client.Do(ctx, r.method, r.path, r.body)
+		reply, err := c.client.DoWith(ctx, r.method, r.path, r.body, r.files)
 		if err != nil {
 			return "", fmt.Errorf("the request %s: %w", r.path, err)
 		}

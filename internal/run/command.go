@@ -85,6 +85,9 @@ func assemble(p *plan.Plan, a answers) (*commandLine, error) {
 			c.addFile(part, a.events)
 		case plan.AskVSock:
 			c.addFile(part, a.vhost, "{cid}", strconv.FormatUint(uint64(a.cid), 10), "{path}", a.vsockPath)
+		case plan.AskNetwork:
+			files := a.networks[part.From]
+			c.add(part.From, plan.FillNetwork(part.Words, c.inheritAll(files.taps), c.inheritAll(files.vhost))...)
 		case plan.AskCommandLine:
 			var line string
 			if line, err = kernelLine(p, a); err == nil {
@@ -129,6 +132,15 @@ func (c *commandLine) add(from string, words ...string) {
 func (c *commandLine) inherit(f *os.File) string {
 	c.files = append(c.files, f)
 	return strconv.Itoa(firstFD + len(c.files) - 1)
+}
+
+// inheritAll passes descriptors on and returns their numbers, with colons between.
+func (c *commandLine) inheritAll(files []*os.File) string {
+	numbers := make([]string, len(files))
+	for i, f := range files {
+		numbers[i] = c.inherit(f)
+	}
+	return strings.Join(numbers, ":")
 }
 
 // addFile adds words with a descriptor and other things in them; without a file

@@ -96,6 +96,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	if out, ok := g.handshake(ctx); !ok {
 		return out
 	}
+	g.links.handedOver()
 	g.ran = true
 	if g.Running != nil {
 		g.Running()

@@ -31,6 +31,9 @@ func (c *commandLine) addRequests(p *plan.Plan, a answers) error {
 		if body != nil {
 			request.body = body
 		}
+		if r.Ask == plan.AskNetwork {
+			request.files = a.networks[r.From].taps
+		}
 		c.requests = append(c.requests, request)
 	}
 	return nil

@@ -30,6 +30,8 @@ type sockets struct {
 	control, console, events, vhost *os.File
 	apiPath, vsockPath              string
 	cid                             uint32
+	// networks are the interfaces of the guest, by the lines that ask for them.
+	networks map[string]netFiles
 }
 
 // links are our ends.
@@ -50,7 +52,7 @@ type links struct {
 // left.
 func (g *guest) open() (*links, error) {
 	e := &links{}
-	for _, f := range []func(*links) error{g.openVSock, g.openConsole, g.openControl} {
+	for _, f := range []func(*links) error{g.openNetworks, g.openVSock, g.openConsole, g.openControl} {
 		if err := f(e); err != nil {
 			e.close()
 			return nil, err
@@ -71,6 +73,7 @@ func (e *links) started() {
 
 func (e *links) close() {
 	e.started()
+	e.handedOver()
 	if e.control != nil {
 		e.control.close()
 	}

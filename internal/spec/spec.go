@@ -92,6 +92,9 @@ type VM struct {
 	// VSockCID is AnyCID for auto; if it is not set, there is no vsock.
 	VSockCID Setting[int64]
 
+	Networks []Network
+	Ports    []Ports
+
 	Credentials       []Credential
 	CredentialChannel Setting[string]
 
@@ -172,6 +175,7 @@ func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 	r.readService(resolved)
 	r.readInstall(resolved)
 	r.checkKernel(resolved)
+	r.checkNetworks(resolved)
 	r.check()
 	problems.Sort()
 	return r.vm, problems

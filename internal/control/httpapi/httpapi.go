@@ -131,16 +131,26 @@ func (c *Client) fail(err error) {
 // carry the request out. Any other error is one of Err, except for what is
 // wrong with the request itself, such as ErrTooLong.
 func (c *Client) Do(ctx context.Context, method, path string, body Body) (Reply, error) {
-	reply, err := c.do(ctx, method, path, body)
+	return c.DoWith(ctx, method, path, body, nil)
+}
+
+// DoWith is Do for a request with which descriptors go to the hypervisor, at most
+// [MaxFiles]: it gets copies, and the files stay the caller's. The connection has to
+// be one of AF_UNIX.
+func (c *Client) DoWith(ctx context.Context, method, path string, body Body, files []*os.File) (Reply, error) {
+	reply, err := c.do(ctx, method, path, body, files)
 	if err != nil {
 		return Reply{}, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	return reply, nil
 }
 
-func (c *Client) do(ctx context.Context, method, path string, body Body) (Reply, error) {
+func (c *Client) do(ctx context.Context, method, path string, body Body, files []*os.File) (Reply, error) {
 	request, err := newRequest(method, path, body)
 	if err != nil {
+		return Reply{}, err
+	}
+	if err := request.take(c.conn, files); err != nil {
 		return Reply{}, err
 	}
 	if request.length > c.MaxRequest {

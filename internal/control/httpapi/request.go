@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,7 +22,19 @@ type request struct {
 	head   []byte // all up to the body
 	body   Body   // or nil
 	length int    // of the body, as the head says it
+	// files go with the head, through passer.
+	files  []*os.File
+	passer passer
 }
+
+// passer is what a socket of AF_UNIX can beside writing.
+type passer interface {
+	WriteMsgUnix(b, oob []byte, addr *net.UnixAddr) (n, oobn int, err error)
+}
+
+// MaxFiles is how many descriptors the kernel passes on with one write
+// (SCM_MAX_FD), and the server takes with one read.
+const MaxFiles = 253
 
 // newRequest refuses what the server would not understand.
 func newRequest(method, path string, body Body) (request, error) {
@@ -49,6 +62,44 @@ func newRequest(method, path string, body Body) (request, error) {
 	return r, nil
 }
 
+// take adds descriptors to the request.
+func (r *request) take(conn net.Conn, files []*os.File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	socket, ok := conn.(passer)
+	switch {
+	case !ok:
+		return errors.New("this connection passes no descriptors on")
+	case len(files) > MaxFiles:
+		return fmt.Errorf("%d descriptors, and at most %d go with a request", len(files), MaxFiles)
+	}
+	r.files, r.passer = files, socket
+	return nil
+}
+
+// sendHead writes all up to the body. Descriptors go with its first byte: the server
+// keeps them for the request of which it has just read something.
+func (r request) sendHead(w io.Writer) error {
+	head := r.head
+	if len(r.files) > 0 {
+		fds := make([]int, len(r.files))
+		for i, f := range r.files {
+			fds[i] = int(f.Fd())
+		}
+		n, _, err := r.passer.WriteMsgUnix(head, unix.UnixRights(fds...), nil)
+		if err != nil {
+			return err
+		}
+		head = head[n:]
+	}
+	if len(head) == 0 {
+		return nil
+	}
+	_, err := w.Write(head)
+	return err
+}
+
 // bodyError is that of a body which did not write what it promised. The peer
 // has part of a request then.
 type bodyError struct{ err error }
@@ -59,7 +110,7 @@ func (e *bodyError) Unwrap() error { return e.err }
 // send writes the request. The body is not put behind the head in memory: that
 // would be a copy of a secret.
 func (r request) send(w io.Writer) error {
-	if _, err := w.Write(r.head); err != nil || r.body == nil {
+	if err := r.sendHead(w); err != nil || r.body == nil {
 		return err
 	}
 	out := &exactWriter{w: w, left: r.length}

@@ -9,6 +9,7 @@ package cloudhypervisor
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/driver"
@@ -61,6 +62,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		CommandLineMax:    2047, // COMMAND_LINE_SIZE of both architectures without its NUL
 		KernelCommandLine: driver.KernelWords(vm, p.console, "panic=-1"),
 		VSock:             driver.OwnVSock(vm),
+		Networks:          driver.Networks(vm, false),
 		Control:           plan.HTTP,
 		API:               api(vm),
 		Command:           command(vm),
@@ -93,6 +95,7 @@ func check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d bytes", maxSerial), "the serial number is longer than a virtio disk has room for")
 		}
 	}
+	checkNetworks(vm, problems)
 	driver.CheckASCII(vm, problems)
 	driver.CheckArguments(vm, arguments(), "cloud-hypervisor takes the options of a VM only if all of it stands on its command line, and Ampoule hands it over by the API", problems)
 }
@@ -119,7 +122,7 @@ func api(vm *spec.VM) *plan.API {
 	create.Body = config(vm)
 	return &plan.API{
 		Alive: request("GET", "vmm.ping"), Version: "/version", Oldest: oldest,
-		Start: []plan.Request{create, request("PUT", "vm.boot")},
+		Start: slices.Concat([]plan.Request{create}, networks(vm, request), []plan.Request{request("PUT", "vm.boot")}),
 		Power: &power,
 		Events: []plan.Event{
 			{Source: "vm", Event: "rebooting", Means: plan.Rebooting},

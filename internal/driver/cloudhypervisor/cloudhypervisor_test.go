@@ -23,6 +23,7 @@ func TestContract(t *testing.T) {
 
 		{Name: "memory and processors", Lines: []string{"VCPU=4", "CPUTopology=1:2:2", "HugePages=1G", "Memory=2G", "Watchdog=yes"}},
 		{Name: "three threads", Lines: []string{"VCPU=3", "CPUTopology=1:1:3"}, Refused: "one or two threads"},
+		{Name: "user network", Lines: []string{"Network=user"}, Refused: "no network of its own", Feature: "network user"},
 		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},
 		{Name: "emulation", Lines: []string{"Accelerator=tcg"}, Refused: "needs KVM", Feature: "emulation"},
 		{Name: "fw_cfg", Lines: []string{"CredentialChannel=fw_cfg"}, Refused: "no fw_cfg", Feature: "channel fw_cfg"},

@@ -9,6 +9,7 @@ func (Driver) Features() []driver.Feature { return driver.Answer(refusals()) }
 func refusals() map[string]string {
 	return map[string]string{
 		"channel fw_cfg": "cloud-hypervisor has no fw_cfg unless it was built with it, which no distribution does; use smbios or initrd",
+		"network user":   "cloud-hypervisor has no network of its own; use tap, bridge or macvtap, or Hypervisor=qemu",
 		"machine type":   "cloud-hypervisor has one machine and no types of it",
 		"emulation":      "cloud-hypervisor needs KVM and emulates no processor; Hypervisor=qemu does",
 	}

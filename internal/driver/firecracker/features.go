@@ -15,6 +15,7 @@ func refusals() map[string]string {
 		"disk vhdx":      "firecracker reads raw disks only",
 		"disk direct":    "firecracker reads and writes its disks through the host's page cache alone",
 		"disk serial":    "firecracker gives its disks no serial numbers",
+		"network user":   "firecracker has no network of its own; use tap or bridge, or Hypervisor=qemu",
 		"huge pages 1G":  "firecracker takes huge pages of 2M only",
 		"cpu topology":   "firecracker has one socket, with one thread on each core or, on x86-64, two",
 		"watchdog":       "firecracker has no watchdog; WatchdogSec= in [Service] watches over firecracker itself",

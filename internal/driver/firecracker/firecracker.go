@@ -77,6 +77,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		CommandLineMax:    commandLineMax(vm, p),
 		KernelCommandLine: driver.KernelWords(vm, "ttyS0", p.words...),
 		VSock:             driver.OwnVSock(vm),
+		Networks:          driver.Networks(vm, true),
 		Control:           plan.HTTP,
 		API:               api(vm, p),
 		Command:           command(vm),
@@ -89,9 +90,9 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 	return out, problems
 }
 
-// devices counts those of the guest: disks, a source of randomness, vsock.
+// devices counts those of the guest: disks, networks, a source of randomness, vsock.
 func devices(vm *spec.VM) int {
-	n := len(vm.Disks) + 1
+	n := len(vm.Disks) + len(vm.Networks) + 1
 	if vm.VSockCID.Set {
 		n++
 	}
@@ -131,6 +132,7 @@ func check(vm *spec.VM, p platform, problems *diag.List) {
 		}
 	}
 	checkMemory(vm, p, problems)
+	checkNetworks(vm, problems)
 	checkID(vm, problems)
 	driver.CheckArguments(vm, arguments(), "Ampoule hands the VM over by the API, and passes on only what does not concern it", problems)
 }
@@ -201,6 +203,7 @@ func api(vm *spec.VM, p platform) *plan.API {
 		}
 		start = append(start, put("/drives/"+id, body...))
 	}
+	start = append(start, networks(vm, put)...)
 	if v := driver.OwnVSock(vm); v != nil {
 		start = append(start, put("/vsock",
 			plan.NumberAt("/guest_cid", v.CID, vm.VSockCID.From.ID), plan.AskAt("/uds_path", plan.AskVSock, vm.VSockCID.From.ID)))

@@ -21,6 +21,7 @@ func TestContract(t *testing.T) {
 		{Name: "kernel command line beyond ASCII", Lines: []string{"Initrd=/i", "KernelCommandLine=a=ü"}},
 		{Name: "own binary", Lines: []string{"Initrd=/i", "HypervisorPath=/opt/fc"}},
 
+		{Name: "user network", Lines: []string{"Network=user"}, Refused: "no network of its own", Feature: "network user"},
 		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},
 		{Name: "emulation", Lines: []string{"Accelerator=tcg"}, Refused: "needs KVM", Feature: "emulation"},
 		{Name: "smbios", Lines: []string{"CredentialChannel=smbios"}, Refused: "no SMBIOS", Feature: "channel smbios"},

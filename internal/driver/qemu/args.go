@@ -68,6 +68,9 @@ func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
 			at.Errorf(problems, "use LoadCredential= or SetCredential=", "this file is a credential")
 		case option == "device" && strings.HasPrefix(value, "vhost-vsock-") && vm.VSockCID.Set:
 			at.Errorf(problems, "use VSockCID=", "this is what VSockCID= sets (%s)", vm.VSockCID.From.Origin)
+		case claimsNetwork(vm, option, value) != nil:
+			n := claimsNetwork(vm, option, value)
+			at.Errorf(problems, "use another id", "the network at %s has this id", n.From.Origin)
 		case option == "global" && strings.HasPrefix(value, "fw_cfg"):
 			at.Errorf(problems, "remove it", "the fw_cfg device carries the credentials")
 		}

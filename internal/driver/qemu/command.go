@@ -47,6 +47,9 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 	parts = append(parts,
 		plan.Part{Ask: plan.AskInitrd, From: vm.Initrd.From.ID, Words: []string{"-initrd"}},
 		plan.Part{Ask: plan.AskCommandLine, Words: []string{"-append"}})
+	// Before the disks: a disk more does not change the place of an interface, by
+	// which the guest may call it.
+	parts = append(parts, m.networks(vm)...)
 	for i, d := range vm.Disks {
 		parts = append(parts, literal(d.From.ID, m.disk(i, d)...))
 	}

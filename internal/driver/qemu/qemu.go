@@ -29,9 +29,10 @@ type machine struct {
 	// options follow the name in -machine.
 	options string
 	// bus is the suffix of virtio devices.
-	bus      string
-	smbios   bool
-	maxVCPU  int
+	bus     string
+	smbios  bool
+	maxVCPU int
+	// maxDisks counts networks too.
 	maxDisks int
 	// panicDevice tells QEMU of a kernel panic; empty where the machine has no
 	// way to announce it to the guest.
@@ -94,6 +95,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Binary:         driver.Binary(vm, "qemu-system-x86_64", "qemu-kvm"),
 		Machine:        m.name,
 		CommandLineMax: 2047, // x86's COMMAND_LINE_SIZE without its NUL
+		Networks:       driver.Networks(vm, false),
 		Control:        plan.QMP,
 		Accelerator:    m.accelerators(vm.Accelerator.Value),
 		Channels:       m.channels(vm, &problems),
@@ -114,6 +116,7 @@ func (m machine) check(vm *spec.VM, problems *diag.List) {
 	m.checkMemory(vm, func(from spec.From, accepted, what string) {
 		from.Errorf(problems, accepted, "the machine type %s (%s) takes %s", m.name, vm.Machine.From.Origin, what)
 	})
+	m.checkNetworks(vm, problems)
 	for i, d := range vm.Disks {
 		if i >= m.maxDisks {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)

@@ -269,7 +269,7 @@ func shorten(word string) string {
 
 // number shows what counts bytes as the files have it.
 func number(path string, n json.Number) string {
-	if name := path[strings.LastIndexByte(path, '.')+1:]; name == "memory" || name == "size" || name == "huge_pages" {
+	if name := path[strings.LastIndexByte(path, '.')+1:]; name == "memory" || name == "size" || name == "huge_pages" || name == "memory_hotplug" {
 		if bytes, err := n.Int64(); err == nil {
 			return spec.FormatSize(bytes)
 		}
@@ -352,7 +352,7 @@ func whole(list string, v any) *string {
 // listOf is the name of a list for the tables here: the bodies of all requests are
 // of one kind.
 func listOf(path string) string {
-	if strings.HasPrefix(path, "vm.api.") && strings.HasSuffix(path, ".body") {
+	if (strings.HasPrefix(path, "vm.api.") || strings.HasPrefix(path, "vm.resize.")) && strings.HasSuffix(path, ".body") {
 		return "vm.api.body"
 	}
 	return path
@@ -375,7 +375,7 @@ func isWhole(path string, old, now any) bool {
 // not.
 func derived(path string) bool {
 	_, in, isElement := strings.Cut(path, "]")
-	if strings.HasPrefix(path, "vm.api.") {
+	if strings.HasPrefix(path, "vm.api.") || strings.HasPrefix(path, "vm.resize") {
 		return true
 	}
 	switch head, _, _ := strings.Cut(path, "["); head {
@@ -392,7 +392,7 @@ func derived(path string) bool {
 // ownPart reports whether a change is one of what each hypervisor has for its own.
 // The words that a user passes on stand nowhere else.
 func ownPart(ch *Change) bool {
-	return (strings.HasPrefix(ch.Where, "vm.command") || strings.HasPrefix(ch.Where, "vm.api.")) && ch.Key != "HypervisorArgs"
+	return (strings.HasPrefix(ch.Where, "vm.command") || strings.HasPrefix(ch.Where, "vm.api.") || strings.HasPrefix(ch.Where, "vm.resize")) && ch.Key != "HypervisorArgs"
 }
 
 // follow marks the changes that others bring about: those of derived parts which

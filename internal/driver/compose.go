@@ -24,6 +24,12 @@ func KernelWords(vm *spec.VM, console string, ours ...string) []string {
 		words = append(words, "console="+console)
 	}
 	words = append(words, ours...)
+	if vm.MemoryHotplug.Value > 0 {
+		// What is added would lie idle until somebody in the guest puts it to use.
+		// By this policy Linux can mostly give it back, and never has too much that
+		// its kernel cannot use.
+		words = append(words, "memhp_default_state=online", "memory_hotplug.online_policy=auto-movable")
+	}
 	if vm.MachineID.Set {
 		words = append(words, "systemd.machine_id="+vm.MachineID.Value)
 	}

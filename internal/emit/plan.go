@@ -43,6 +43,12 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	if vm.HugePages > 0 {
 		row("Huge pages", "of "+spec.FormatSize(vm.HugePages), "HugePages")
 	}
+	if vm.MemoryHotplug > 0 {
+		row("Memory to add", "up to "+spec.FormatSize(vm.MemoryHotplug), "MemoryHotplug")
+	}
+	if vm.Balloon {
+		row("Balloon", "takes memory back", "Balloon")
+	}
 	if vm.Watchdog {
 		row("Watchdog", "resets the guest", "Watchdog")
 	}

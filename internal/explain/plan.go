@@ -42,10 +42,13 @@ func fieldOrigins() []origin {
 		{"vm.cpu_topology", []string{"CPUTopology"}, ""},
 		{"vm.memory", []string{"Memory"}, ""},
 		{"vm.huge_pages", []string{"HugePages"}, ""},
+		{"vm.memory_hotplug", []string{"MemoryHotplug"}, ""},
+		{"vm.balloon", []string{"Balloon"}, ""},
+		{"vm.resize", []string{"MemoryHotplug", "Balloon", "HugePages", "Hypervisor"}, ""},
 		{"vm.watchdog", []string{"Watchdog"}, ""},
 		{"vm.kernel", []string{"Kernel"}, ""},
 		{"vm.initrd", []string{"Initrd"}, ""},
-		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Hypervisor"}, ""},
+		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID", "MemoryHotplug", "Hypervisor"}, ""},
 		{"vm.kernel_command_line_max", []string{"Hypervisor"}, "a limit of the architecture"},
 		{"vm.disks", []string{"Disk"}, ""},
 		{"vm.console", []string{"Console"}, ""},
@@ -60,6 +63,7 @@ func fieldOrigins() []origin {
 		{"vm.networks", []string{"Network", "Hypervisor"}, ""},
 		{"vm.ports", []string{"PublishPort"}, ""},
 		{"vm.control", []string{"Hypervisor"}, ""},
+		{"vm.api.oldest", []string{"MemoryHotplug", "Balloon", "Hypervisor"}, ""},
 		{"vm.api", []string{"Hypervisor"}, ""},
 		{"vm.command", []string{"Hypervisor", "Machine"}, ""},
 		{"vm.accelerator", []string{"Accelerator", "Machine", "Hypervisor"}, ""},
@@ -105,7 +109,7 @@ func channelKeys(field string) []string {
 func commandLineMaxKeys(most int) []string {
 	keys := []string{"Hypervisor"}
 	if size := most + 1; size&most != 0 {
-		keys = append(keys, "Disk", "Network", "VSockCID")
+		keys = append(keys, "Disk", "Network", "VSockCID", "MemoryHotplug", "Balloon")
 	}
 	return keys
 }
@@ -120,7 +124,7 @@ func asked(vm *plan.VM, q plan.Question) []string {
 	case plan.AskChannel:
 		keys = append([]string{"CredentialChannel"}, credentialKeys("")...)
 	case plan.AskCommandLine:
-		keys = []string{"KernelCommandLine", "Console", "Machine", "MachineID", "Accelerator", "CredentialChannel"}
+		keys = []string{"KernelCommandLine", "Console", "Machine", "MachineID", "MemoryHotplug", "Accelerator", "CredentialChannel"}
 	case plan.AskConsole, plan.AskStdio:
 		return []string{"Console"}
 	case plan.AskInitrd:
@@ -266,7 +270,7 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 		}
 	}
 	switch {
-	case isWithin(path, "vm.api"):
+	case isWithin(path, "vm.api"), isWithin(path, "vm.resize"):
 		if id, more := behindRequest(&p.VM, path); id != "" || more != nil {
 			return id, more, ""
 		}
@@ -281,8 +285,10 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 // made in its own way is as large as it is.
 func alsoBehind(key string) []string {
 	switch key {
-	case "Disk", "Network", "VSockCID":
+	case "Disk", "Network", "VSockCID", "Balloon":
 		return []string{"Machine"}
+	case "MemoryHotplug":
+		return []string{"Memory", "HugePages"}
 	case "HugePages":
 		return []string{"Memory"}
 	}

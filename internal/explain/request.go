@@ -11,7 +11,7 @@ import (
 // isRequest and isField are the paths of a request in a plan, and of a field of
 // its body.
 var (
-	isRequest = regexp.MustCompile(`^vm\.api\.(alive|power|start\[([0-9]+)\])`)
+	isRequest = regexp.MustCompile(`^vm\.(?:api\.(alive|power|start\[([0-9]+)\])|resize\.(add|balloon|gauges\[([0-9]+)\])\.request)`)
 	isField   = regexp.MustCompile(`^\.body\[([0-9]+)\]`)
 )
 
@@ -73,21 +73,29 @@ func assignment(r *plan.Request) (id string) {
 // requestAt returns the request at the beginning of a path, and the rest of that.
 func requestAt(vm *plan.VM, path string) (r *plan.Request, rest string) {
 	m := isRequest.FindStringSubmatch(path)
-	if m == nil || vm.API == nil {
+	if m == nil || m[1] != "" && vm.API == nil || m[3] != "" && vm.Resize == nil {
 		return nil, ""
 	}
 	rest = path[len(m[0]):]
-	switch m[1] {
-	case "alive":
+	switch {
+	case m[1] == "alive":
 		return &vm.API.Alive, rest
-	case "power":
+	case m[1] == "power":
 		return vm.API.Power, rest
+	case m[3] == "add" && vm.Resize.Add != nil:
+		return &vm.Resize.Add.Request, rest
+	case m[3] == "balloon" && vm.Resize.Balloon != nil:
+		return &vm.Resize.Balloon.Request, rest
+	case m[4] != "":
+		if i, err := strconv.Atoi(m[4]); err == nil && i < len(vm.Resize.Gauges) {
+			return &vm.Resize.Gauges[i].Request, rest
+		}
+	case m[2] != "":
+		if i, err := strconv.Atoi(m[2]); err == nil && i < len(vm.API.Start) {
+			return &vm.API.Start[i], rest
+		}
 	}
-	i, err := strconv.Atoi(m[2])
-	if err != nil || i >= len(vm.API.Start) {
-		return nil, ""
-	}
-	return &vm.API.Start[i], rest
+	return nil, ""
 }
 
 // names reports whether a query means a request, or a field of one, by what the

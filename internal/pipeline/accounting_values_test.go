@@ -36,6 +36,8 @@ func microVMValues() map[string]values {
 		"Memory":            {[]string{"512M", "1G", "768M", "1024M"}, []string{"1", "1X"}},
 		"CPUTopology":       {[]string{"1:1:1", "1:2:1", "2:1:1", "1:1:3", "1:1:1"}, []string{"1:1", "1:0:2", "a:b:c"}},
 		"HugePages":         {[]string{"no", "1G", "2M"}, []string{"4K", "maybe"}},
+		"MemoryHotplug":     {[]string{"1G", "128M", "2G"}, []string{"100M", "0", "much"}},
+		"Balloon":           {[]string{"no", "yes"}, []string{"maybe"}},
 		"Watchdog":          {[]string{"yes", "no"}, []string{"maybe"}},
 		"Kernel":            {[]string{"/boot/vmlinuz-a", "/boot/vmlinuz-b"}, []string{"vmlinuz"}},
 		"Initrd":            {[]string{"/boot/initrd-a", "/boot/initrd-%i"}, []string{"initrd"}},

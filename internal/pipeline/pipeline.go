@@ -238,6 +238,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	}
 	part.Memory = vm.Memory.Value
 	part.HugePages = vm.HugePages.Value
+	part.MemoryHotplug, part.Balloon = vm.MemoryHotplug.Value, vm.Balloon.Value
 	part.Watchdog = vm.Watchdog.Value
 	part.Kernel = vm.Kernel.Value
 	part.Initrd = vm.Initrd.Value
@@ -271,7 +272,7 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	}
 	for _, from := range []spec.From{
 		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.CPUTopology.From,
-		vm.Memory.From, vm.HugePages.From, vm.Watchdog.From,
+		vm.Memory.From, vm.HugePages.From, vm.MemoryHotplug.From, vm.Balloon.From, vm.Watchdog.From,
 		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From, vm.VSockCID.From,
 		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From, vm.RestartIfChanged.From,
 	} {

@@ -179,6 +179,8 @@ var badValues = map[string][]string{
 	"Readiness":               {"guest", "console:", "console:(", "later"},
 	"CPUTopology":             {"1:1", "1:0:1", "1:1:x", "1:2:2", "5000:1:1"},
 	"HugePages":               {"4K", "yes"},
+	"MemoryHotplug":           {"0", "100M", "1X"},
+	"Balloon":                 {"maybe"},
 	"Watchdog":                {"maybe"},
 	"VSockCID":                {"0", "2", "-3", "4294967295", "4294967299", "03x", "any"},
 	"Network":                 {"lan", "user:x", "user:mac=0", "user:mac=00:00:00:00:00:00", "user:mac=01:00:00:00:00:01", "user:mtu=9000", "user:queues=2", "user:mac=02:00:00:00:00:01,mac=02:00:00:00:00:02"},
@@ -228,7 +230,7 @@ func TestOverridesCount(t *testing.T) {
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
 		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto", "Network": "user", "PublishPort": "8080:80",
-		"CPUTopology": "1:2:1", "HugePages": "2M", "Watchdog": "yes",
+		"CPUTopology": "1:2:1", "HugePages": "2M", "MemoryHotplug": "1G", "Balloon": "yes", "Watchdog": "yes",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")
 	for _, row := range spec.Table() {

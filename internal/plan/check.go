@@ -28,7 +28,7 @@ func (p *Plan) check() error {
 	if err := spec.CheckName(vm.Name); err != nil {
 		return fmt.Errorf("vm.name: %w", err)
 	}
-	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkNetworks, checkControl, checkCommand, checkChannels, checkGiven} {
+	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkNetworks, checkControl, checkResize, checkCommand, checkChannels, checkGiven} {
 		if err := f(vm); err != nil {
 			return err
 		}
@@ -60,6 +60,8 @@ func checkNumbers(vm *VM) error {
 	}
 	return nil
 }
+
+func checkResize(vm *VM) error { return vm.Resize.check(vm) }
 
 func checkPaths(vm *VM) error {
 	for _, f := range []struct {

@@ -266,6 +266,11 @@ func (e *encoder) vm(vm *VM) {
 	}
 	e.number("memory", vm.Memory)
 	e.numberIfSet("huge_pages", vm.HugePages)
+	e.numberIfSet("memory_hotplug", vm.MemoryHotplug)
+	e.trueIfSet("balloon", vm.Balloon)
+	if vm.Resize != nil {
+		e.resize(vm.Resize)
+	}
 	e.trueIfSet("watchdog", vm.Watchdog)
 	e.text("kernel", vm.Kernel)
 	e.textIfSet("initrd", vm.Initrd)
@@ -374,6 +379,36 @@ func (e *encoder) request(r *Request) {
 	if !e.bare {
 		e.textIfSet("from", r.From)
 	}
+	e.end()
+}
+
+func (e *encoder) resize(r *Resize) {
+	e.field("resize")
+	e.begin()
+	e.number("step", r.Step)
+	for _, l := range []struct {
+		name  string
+		lever *Lever
+	}{{"add", r.Add}, {"balloon", r.Balloon}} {
+		if l.lever != nil {
+			e.field(l.name)
+			e.begin()
+			e.field("request")
+			e.request(&l.lever.Request)
+			e.text("counts", string(l.lever.Counts))
+			e.number("unit", l.lever.Unit)
+			e.end()
+		}
+	}
+	list(e, "gauges", r.Gauges, func(g *Gauge) {
+		e.begin()
+		e.field("request")
+		e.request(&g.Request)
+		e.textIfSet("pointer", g.At)
+		e.text("counts", string(g.Counts))
+		e.number("unit", g.Unit)
+		e.end()
+	})
 	e.end()
 }
 

@@ -38,8 +38,20 @@ func bareVM(vm VM) VM {
 	vm.Channels = slices.DeleteFunc(vm.Channels, func(c Channel) bool { return c.Refused != "" })
 	vm.KernelFormats, vm.SystemCalls = nil, nil
 	vm.LockDisks, vm.FixedVHD = false, false
+	bare := func(r *Request) { r.Body, r.From = changed(r.Body, func(f *Field) { f.From = "" }), "" }
+	if vm.Resize != nil {
+		resize := *vm.Resize
+		for _, l := range []**Lever{&resize.Add, &resize.Balloon} {
+			if *l != nil {
+				lever := **l
+				bare(&lever.Request)
+				*l = &lever
+			}
+		}
+		resize.Gauges = changed(resize.Gauges, func(g *Gauge) { bare(&g.Request) })
+		vm.Resize = &resize
+	}
 	if vm.API != nil {
-		bare := func(r *Request) { r.Body, r.From = changed(r.Body, func(f *Field) { f.From = "" }), "" }
 		api := *vm.API
 		bare(&api.Alive)
 		api.Start = changed(api.Start, bare)

@@ -87,8 +87,13 @@ type VM struct {
 	Topology *Topology `json:"cpu_topology,omitempty"`
 	// Memory is in bytes, and so is HugePages, the size of the host's pages that it
 	// is made of; 0: of ordinary ones.
-	Memory            int64        `json:"memory"`
-	HugePages         int64        `json:"huge_pages,omitempty"`
+	Memory    int64 `json:"memory"`
+	HugePages int64 `json:"huge_pages,omitempty"`
+	// MemoryHotplug is how much can be added while the guest runs, in bytes; with a
+	// Balloon some can be taken. Resize says how.
+	MemoryHotplug     int64        `json:"memory_hotplug,omitempty"`
+	Balloon           bool         `json:"balloon,omitempty"`
+	Resize            *Resize      `json:"resize,omitempty"`
 	Watchdog          bool         `json:"watchdog,omitempty"`
 	Kernel            string       `json:"kernel"`
 	Initrd            string       `json:"initrd,omitempty"`

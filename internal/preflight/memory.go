@@ -15,6 +15,10 @@ func (j *judge) memory() {
 	case vm.Memory > total:
 		j.fail("Memory", spec.FormatSize(vm.Memory), fmt.Sprintf("accepted: at most %dM", total>>20), "this host has only %d MiB of memory", total>>20)
 		return
+	case vm.Memory+vm.MemoryHotplug > total:
+		j.fail("MemoryHotplug", spec.FormatSize(vm.MemoryHotplug), "accepted: less, or a smaller Memory=",
+			"with Memory=%s (%s) the VM could come to have %d MiB, and this host has only %d MiB", spec.FormatSize(vm.Memory), j.plan.Origin("Memory"), (vm.Memory+vm.MemoryHotplug)>>20, total>>20)
+		return
 	}
 	j.hugePages()
 }

@@ -106,9 +106,7 @@ func (c *apiControl) launch(ctx context.Context) (version string, err error) {
 
 // ask makes a request that has nothing to hide.
 func (c *apiControl) ask(ctx context.Context, r plan.Request) (httpapi.Reply, error) {
-	chunks, err := r.Render(func(q plan.Question) (plan.Answer, error) {
-		return plan.Answer{}, fmt.Errorf("the request %s asks %q, which starts nothing", r.Path, q)
-	})
+	chunks, err := r.Render(noQuestion)
 	if err != nil {
 		return httpapi.Reply{}, err
 	}
@@ -124,6 +122,20 @@ func (c *apiControl) ask(ctx context.Context, r plan.Request) (httpapi.Reply, er
 		return reply, &refusedError{-1, r.Path, reply.Status, c.mask(wordsOf(reply.Body))}
 	}
 	return reply, nil
+}
+
+// noQuestion is the answer of whoever starts nothing.
+func noQuestion(q plan.Question) (plan.Answer, error) {
+	return plan.Answer{}, fmt.Errorf("a request asks %q, and starts nothing", q)
+}
+
+func (c *apiControl) request(ctx context.Context, r plan.Request, read func([]byte) error) error {
+	reply, err := c.ask(ctx, r)
+	defer reply.Wipe()
+	if err != nil {
+		return err
+	}
+	return read(reply.Body)
 }
 
 // checkVersion finds the version in the answer, and refuses one that is too old:

@@ -105,6 +105,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	g.cmd.closeSecrets()
 	credential.Wipe(s.creds)
 	g.record.HypervisorPid = g.proc.Pid()
+	g.takeOrders()
 	g.report.started(g.record)
 	if g.Plan.VM.Readiness.Mode == "started" {
 		g.report.phase(state.Started)

@@ -20,6 +20,9 @@ type hypervisor interface {
 	err() error
 	// order returns when an order was taken.
 	order(ctx context.Context, what order) error
+	// request makes one of the plan that has nothing to hide, and hands the answer,
+	// which can, to read; it is wiped after that.
+	request(ctx context.Context, r plan.Request, read func(answer []byte) error) error
 	close()
 }
 

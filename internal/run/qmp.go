@@ -2,10 +2,12 @@ package run
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/control/qmp"
+	"github.com/ampoule-vm/ampoule/internal/plan"
 )
 
 // qmpControl holds a hypervisor that speaks QMP. Every end of its guest stops it
@@ -51,6 +53,22 @@ func (c *qmpControl) order(ctx context.Context, what order) error {
 		}
 	}
 	return c.client.Execute(ctx, command, nil, nil)
+}
+
+func (c *qmpControl) request(ctx context.Context, r plan.Request, read func([]byte) error) error {
+	chunks, err := r.Render(noQuestion)
+	if err != nil {
+		return err
+	}
+	var arguments any
+	if len(chunks) > 0 {
+		arguments = json.RawMessage(chunks[0].JSON)
+	}
+	var answer json.RawMessage
+	if err := c.client.Execute(ctx, r.Path, arguments, &answer); err != nil {
+		return err
+	}
+	return read(answer)
 }
 
 // onReset says what a reset does from now on: "reset" or "shutdown".

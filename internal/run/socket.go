@@ -14,31 +14,29 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
 
-// listenConsole makes the socket of the console in a VM's runtime directory, in
-// the place of one that a killed predecessor left. Only its owner can connect,
-// from the first moment on.
-func listenConsole(dir string) (*net.UnixListener, error) {
+// listenAt makes a socket in a VM's runtime directory, in the place of one that a
+// killed predecessor left. Only its owner can connect, from the first moment on.
+func listenAt(dir, name string) (*net.UnixListener, error) {
 	parent, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer unix.Close(parent)
-	if err := unix.Unlinkat(parent, state.ConsoleName, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := unix.Unlinkat(parent, name, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, os.NewSyscallError("unlinkat", err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	f := os.NewFile(uintptr(fd), "console")
+	f := os.NewFile(uintptr(fd), name)
 	defer f.Close() // FileListener has a copy of its own
 	// Linux gives the name the mode that the socket has when it is bound.
 	if err := unix.Fchmod(fd, 0o600); err != nil {
 		return nil, os.NewSyscallError("fchmod", err)
 	}
 	// An address holds 107 bytes, and a path of ours can be longer.
-	name := fmt.Sprintf("/proc/self/fd/%d/%s", parent, state.ConsoleName)
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", parent, name)}); err != nil {
 		return nil, os.NewSyscallError("bind", err)
 	}
 	if err := unix.Listen(fd, 16); err != nil {
@@ -57,7 +55,7 @@ func (g *guest) share() *net.UnixListener {
 	if !g.Plan.VM.Console || g.dirs.Runtime == "" {
 		return nil
 	}
-	l, err := listenConsole(g.dirs.Runtime)
+	l, err := listenAt(g.dirs.Runtime, state.ConsoleName)
 	if err != nil {
 		g.warn("%s: ampoule console cannot connect: making its socket in %s: %v", g.Plan.VM.Name, g.dirs.Runtime, err)
 		return nil
@@ -77,8 +75,11 @@ func (g *guest) unshare() {
 // DialConsole connects with the console of a VM that runs. Neither a link nor a
 // process of another user than the socket's takes its place: what an operator
 // types into a console is for it alone.
-func DialConsole(i state.Instance) (*net.UnixConn, error) {
-	s, err := holdSocket(filepath.Join(i.Dir, state.ConsoleName))
+func DialConsole(i state.Instance) (*net.UnixConn, error) { return dialOwn(i, state.ConsoleName) }
+
+// dialOwn connects with a socket in a VM's runtime directory that its run serves.
+func dialOwn(i state.Instance, name string) (*net.UnixConn, error) {
+	s, err := holdSocket(filepath.Join(i.Dir, name))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ const (
 	HugePage1G = 1 << 30
 )
 
+const acceptedBoolean = "accepted: yes, no, true, false, on, off, 1, 0"
+
 // CPUTopology is how a guest's processors are put together.
 type CPUTopology struct {
 	Sockets, Cores, Threads int
@@ -47,6 +49,18 @@ func memoryRows() []Row {
 				"all of them when the VM starts. Memory= must be a multiple.",
 			apply: setScalar(func(vm *VM) *Setting[int64] { return &vm.HugePages }, parseHugePages),
 		},
+		{
+			Name: "MemoryHotplug", Form: "SIZE", Default: "none", Accepted: "accepted: a size to the base 1024 such as 512M or 2G, in whole steps of 128M",
+			Help: "How much memory can be added to Memory= while the VM runs, by ampoule memory. It starts without any of it. The guest needs a driver for virtio-mem (Linux 5.16 or later), " +
+				"and is told by kernel parameters, which can be overridden in KernelCommandLine=, to put what is added to use at once.",
+			apply: setScalar(func(vm *VM) *Setting[int64] { return &vm.MemoryHotplug }, parseHotplug),
+		},
+		{
+			Name: "Balloon", Form: "BOOLEAN", Default: "no", Words: []string{"yes", "no"}, Accepted: acceptedBoolean,
+			Help: "Gives the guest a balloon, by which ampoule memory takes memory from it while it runs, and gives it back. A guest that runs out of memory takes it back by itself, " +
+				"and one that has no use for some of it lets the host have that in the meantime. It does not go with HugePages=, of which a guest gives back only parts, too small for the host.",
+			apply: setScalar(func(vm *VM) *Setting[bool] { return &vm.Balloon }, ParseBoolean),
+		},
 	}
 }
 
@@ -54,7 +68,7 @@ func memoryRows() []Row {
 func watchdogRows() []Row {
 	return []Row{{
 		Name: "Watchdog", Image: true, Form: "BOOLEAN", Default: "no", Words: []string{"yes", "no"},
-		Accepted: "accepted: yes, no, true, false, on, off, 1, 0",
+		Accepted: acceptedBoolean,
 		Help: "Gives the guest a watchdog. Once the guest has opened it (RuntimeWatchdogSec= in its systemd-system.conf(5)) and then falls silent, the guest is reset, " +
 			"which is a reboot like any other. The guest needs the driver for what the hypervisor has, see docs/hypervisors.md.",
 		apply: setScalar(func(vm *VM) *Setting[bool] { return &vm.Watchdog }, ParseBoolean),
@@ -88,6 +102,21 @@ func parseHugePages(s string) (int64, error) {
 	return 0, fmt.Errorf("not a size of huge pages")
 }
 
+func parseHotplug(s string) (int64, error) {
+	n, err := ParseSize(s)
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, fmt.Errorf("nothing could be added")
+	case n%HotplugStep != 0:
+		return 0, fmt.Errorf("not in whole steps of %s, in which Linux takes memory", FormatSize(HotplugStep))
+	case n > 1<<50:
+		return 0, fmt.Errorf("more than any machine has")
+	}
+	return n, nil
+}
+
 // checkMemory refuses what does not go together.
 func (r *reader) checkMemory() {
 	vm := r.vm
@@ -98,6 +127,12 @@ func (r *reader) checkMemory() {
 	if page := vm.HugePages; page.Value > 0 && vm.Memory.Value%page.Value != 0 {
 		page.From.Errorf(r.problems, fmt.Sprintf("use Memory=%s, or HugePages=no", FormatSize((vm.Memory.Value+page.Value-1)/page.Value*page.Value)),
 			"Memory=%s%s is no multiple of such a page", FormatSize(vm.Memory.Value), at(vm.Memory.From))
+	}
+	if add := vm.MemoryHotplug; vm.HugePages.Value > 0 && add.Value%vm.HugePages.Value != 0 {
+		add.From.Errorf(r.problems, "accepted: whole pages of "+FormatSize(vm.HugePages.Value), "it is no multiple of HugePages=%s%s", FormatSize(vm.HugePages.Value), at(vm.HugePages.From))
+	}
+	if vm.Balloon.Value && vm.HugePages.Value > 0 {
+		vm.Balloon.From.Errorf(r.problems, "remove one of them", "a guest gives back parts of huge pages (HugePages=%s%s), and the host gets none of them", FormatSize(vm.HugePages.Value), at(vm.HugePages.From))
 	}
 }
 

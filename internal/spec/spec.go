@@ -76,7 +76,11 @@ type VM struct {
 	// HugePages is the size of the host's pages that the memory is made of, in
 	// bytes; 0: of ordinary ones.
 	HugePages Setting[int64]
-	Watchdog  Setting[bool]
+	// MemoryHotplug is how much can be added to Memory, in bytes, while the guest
+	// runs; with a Balloon some of it can be taken.
+	MemoryHotplug Setting[int64]
+	Balloon       Setting[bool]
+	Watchdog      Setting[bool]
 
 	Kernel            Setting[string]
 	Initrd            Setting[string]

@@ -28,6 +28,8 @@ const (
 	newPlan    = ".plan.json.new"
 	// ConsoleName is the socket of the console.
 	ConsoleName = "console"
+	// OrdersName is the socket on which a run takes orders.
+	OrdersName = "orders"
 	// APIName and VSockName are sockets that a hypervisor makes, and NotifyName
 	// that at which the second connects a guest's service manager with us.
 	APIName    = "api"
@@ -226,7 +228,7 @@ func (c *Claim) replace(temporary, name string, data []byte) error {
 
 // removeFiles removes what is not the lock.
 func (c *Claim) removeFiles() {
-	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName, APIName, VSockName, NotifyName} {
+	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName, OrdersName, APIName, VSockName, NotifyName} {
 		_ = os.Remove(filepath.Join(c.dir, name))
 	}
 }

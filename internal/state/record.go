@@ -58,6 +58,9 @@ type Record struct {
 	// Console is the path of the console's socket as ampoule console finds it,
 	// a name in the VM's runtime directory; empty where there is none.
 	Console string `json:"console,omitempty"`
+	// Orders is the path of the socket on which the run takes orders, a name in the
+	// VM's runtime directory; empty where there is nothing to order.
+	Orders string `json:"orders,omitempty"`
 	// VSock is the path of a multiplexed vsock as ampoule ssh finds it, a name in
 	// the VM's runtime directory, and VSockCID the guest's number on that of the
 	// kernel; empty and 0 where there is none.
@@ -129,7 +132,7 @@ func parse(data []byte) (Record, error) {
 // clean makes every text printable.
 func (r *Record) clean() {
 	for _, s := range []*string{
-		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console, &r.VSock,
+		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console, &r.Orders, &r.VSock,
 		&r.Hypervisor, &r.Version, &r.Accelerator, &r.Channel, &r.ChannelWhy,
 	} {
 		*s = printable(*s)

@@ -29,6 +29,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Errors for which a caller may want to test with errors.Is. A reply that did
@@ -72,6 +74,15 @@ type Reply struct {
 // String and GoString leave out the body, which can quote a secret.
 func (r Reply) String() string {
 	return fmt.Sprintf("status %d with %d bytes", r.Status, len(r.Body))
+}
+
+// Wipe zeroes the body, which can have a secret in it, and gives up the lock on
+// its memory. Nothing of the body may be used after it.
+func (r Reply) Wipe() {
+	if len(r.Body) > 0 {
+		clear(r.Body)
+		_ = unix.Munlock(r.Body) // which may not have been locked
+	}
 }
 
 // GoString is String, for %#v.

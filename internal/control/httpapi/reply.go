@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits of a reply. The server sends heads of a few hundred bytes, and its
@@ -132,6 +134,8 @@ func (r *replyReader) body(length int) ([]byte, error) {
 		return nil, nil
 	}
 	body := make([]byte, length)
+	// It can quote a secret: it is kept from swap where the kernel lets us.
+	_ = unix.Mlock(body)
 	n := copy(body, r.buf[:r.n])
 	r.n = copy(r.buf[:], r.buf[n:r.n])
 	if _, err := io.ReadFull(r.src, body[n:]); err != nil {

@@ -65,6 +65,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Networks:          driver.Networks(vm, false),
 		Control:           plan.HTTP,
 		API:               api(vm),
+		Resize:            resize(vm),
 		Command:           command(vm),
 		Accelerator:       []plan.Accelerator{{Name: "kvm", Words: []string{}}},
 		Channels:          channels(vm, p, &problems),

@@ -22,6 +22,7 @@ func TestContract(t *testing.T) {
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/ch"}},
 
 		{Name: "memory and processors", Lines: []string{"VCPU=4", "CPUTopology=1:2:2", "HugePages=1G", "Memory=2G", "Watchdog=yes"}},
+		{Name: "memory that changes", Lines: []string{"MemoryHotplug=1G", "Balloon=yes"}},
 		{Name: "three threads", Lines: []string{"VCPU=3", "CPUTopology=1:1:3"}, Refused: "one or two threads"},
 		{Name: "user network", Lines: []string{"Network=user"}, Refused: "no network of its own", Feature: "network user"},
 		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},

@@ -80,6 +80,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Networks:          driver.Networks(vm, true),
 		Control:           plan.HTTP,
 		API:               api(vm, p),
+		Resize:            resize(vm),
 		Command:           command(vm),
 		Accelerator:       []plan.Accelerator{{Name: "kvm", Words: []string{}}},
 		Channels:          channels(vm, &problems),
@@ -90,9 +91,10 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 	return out, problems
 }
 
-// devices counts those of the guest: disks, networks, a source of randomness, vsock.
+// devices counts those of the guest: disks, networks, a source of randomness, vsock,
+// and what changes its memory.
 func devices(vm *spec.VM) int {
-	n := len(vm.Disks) + len(vm.Networks) + 1
+	n := len(vm.Disks) + len(vm.Networks) + 1 + len(memoryDevices(vm))
 	if vm.VSockCID.Set {
 		n++
 	}
@@ -203,6 +205,7 @@ func api(vm *spec.VM, p platform) *plan.API {
 		}
 		start = append(start, put("/drives/"+id, body...))
 	}
+	start = append(start, memoryDevices(vm)...)
 	start = append(start, networks(vm, put)...)
 	if v := driver.OwnVSock(vm); v != nil {
 		start = append(start, put("/vsock",
@@ -215,6 +218,9 @@ func api(vm *spec.VM, p platform) *plan.API {
 		Start: start,
 		// It has no power management: a guest that powers off halts for ever.
 		Halted: `reboot: (Power down|System halted|Power off not available)`,
+	}
+	if vm.MemoryHotplug.Value > 0 || vm.Balloon.Value {
+		a.Oldest = withMemory
 	}
 	if p.button {
 		power := action("SendCtrlAltDel")

@@ -31,6 +31,7 @@ func TestContract(t *testing.T) {
 		{Name: "two sockets", Lines: []string{"VCPU=2", "CPUTopology=2:1:1"}, Refused: "one socket", Feature: "cpu topology"},
 		{Name: "three threads", Lines: []string{"VCPU=3", "CPUTopology=1:1:3"}, Refused: "one socket", Feature: "cpu topology"},
 		{Name: "watchdog", Lines: []string{"Watchdog=yes"}, Refused: "no watchdog", Feature: "watchdog"},
+		{Name: "memory that changes", Lines: []string{"Initrd=/i", "MemoryHotplug=1G", "Balloon=yes"}},
 		{Name: "two threads and huge pages", Lines: []string{"Initrd=/i", "VCPU=4", "CPUTopology=1:2:2", "HugePages=2M"}},
 		{Name: "qcow2", Lines: []string{"Disk=/a:qcow2"}, Refused: "raw disks only", Feature: "disk qcow2"},
 		{Name: "vhd", Lines: []string{"Disk=/a:vhd"}, Refused: "raw disks only", Feature: "disk vhd"},

@@ -20,7 +20,7 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 		{Ask: plan.AskAccelerator, From: vm.Accelerator.From.ID},
 	}
 	parts = append(parts, processors(vm)...)
-	parts = append(parts, memory(vm)...)
+	parts = append(parts, m.memory(vm)...)
 	parts = append(parts,
 		// Every end of the guest stops QEMU with a SHUTDOWN event that gives
 		// the reason; what comes next is decided by ampoule.

@@ -104,7 +104,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		out.VSock = &plan.VSock{CID: vm.VSockCID.Value}
 	}
 	out.KernelCommandLine = driver.KernelWords(vm, "ttyS0", m.commandLine...)
-	out.Command = m.command(vm)
+	out.Command, out.Resize = m.command(vm), resize(vm)
 	return out, problems
 }
 

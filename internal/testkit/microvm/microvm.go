@@ -31,6 +31,7 @@ VCPU=2
 CPUTopology=1:2:1
 Memory=1G
 HugePages=2M
+MemoryHotplug=1G
 Watchdog=yes
 Kernel=/boot/vmlinuz
 Initrd=/boot/initrd

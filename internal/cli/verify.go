@@ -58,7 +58,7 @@ The links:
 Notes break nothing: lines that do not count because of others, masks, VMs that were started by hand, drop-ins of systemd's without harm. Only root sees everything; for anybody else some links are not observed.
 
 With --json: an object with vms and notes. A VM has name, links and notes; a link has link, grade (whole, broken, not observed), evidence and findings; a finding has kind, what and cure, which has either command or line. ` +
-	`The kinds: mistakes, not-declared, hidden, drop-in-alone, reload-due, command-replaced, plan-reset, credential-replaced, failed, old-plan, hypervisor-replaced, file-replaced, source-changed, source-missing, source-open, delivery-not-recorded.
+	`The kinds: mistakes, not-declared, hidden, drop-in-alone, reload-due, command-replaced, plan-reset, credential-replaced, failed, old-plan, hypervisor-replaced, device-lost, file-replaced, source-changed, source-missing, source-open, delivery-not-recorded.
 
 Exit codes:
   0   no link is broken (with --strict: all links of all VMs are whole)

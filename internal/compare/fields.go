@@ -170,6 +170,8 @@ func identity(list string, e map[string]any) string {
 		return text("mac")
 	case "vm.ports":
 		return text("protocol") + " " + port(e)
+	case "vm.devices":
+		return text("bus") + ":" + text("address")
 	case "vm.api.start":
 		return text("method") + " " + text("path")
 	case "vm.api.body":
@@ -215,7 +217,7 @@ func kin(list string, e map[string]any) string {
 	case "vm.command":
 		option, _, _ := strings.Cut(*whole(list, e), " ")
 		return option
-	case "vm.disks", "vm.networks", "vm.ports", "vm.credentials", "unit.credentials":
+	case "vm.disks", "vm.devices", "vm.networks", "vm.ports", "vm.credentials", "unit.credentials":
 		return text("from")
 	}
 	return text("name")
@@ -301,6 +303,8 @@ func whole(list string, v any) *string {
 		if e["multiplexed"] == true {
 			out += ", multiplexed"
 		}
+	case "vm.devices":
+		out = text("bus") + ":" + text("address")
 	case "vm.disks":
 		out = text("path") + ":" + text("format")
 		for _, name := range []string{"read_only", "direct", "serial", "size", "file_system", "label"} {

@@ -58,6 +58,9 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	for _, d := range vm.Disks {
 		row("Disk", disk(d), d.From)
 	}
+	for _, d := range vm.Devices {
+		row("Device", d.String(), d.From)
+	}
 	row("Console", map[bool]string{true: "serial", false: "none"}[vm.Console], "Console")
 	if vm.MachineID != "" {
 		row("Machine ID", vm.MachineID, "MachineID")

@@ -133,6 +133,7 @@ func (s UnitSource) unit() unitfile.Block {
 		why := s.Plan.Origin("VSockCID").String() + ", VSockCID="
 		entries = append(entries, entry(why, "Wants", module), entry(why, "After", module))
 	}
+	entries = append(entries, s.driverModule()...)
 	return unitfile.Block{Name: "Unit", Entries: append(entries, s.pass("Unit")...)}
 }
 

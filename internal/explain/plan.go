@@ -51,6 +51,7 @@ func fieldOrigins() []origin {
 		{"vm.kernel_command_line", []string{"KernelCommandLine", "Console", "Machine", "MachineID", "MemoryHotplug", "Hypervisor"}, ""},
 		{"vm.kernel_command_line_max", []string{"Hypervisor"}, "a limit of the architecture"},
 		{"vm.disks", []string{"Disk"}, ""},
+		{"vm.devices", []string{"Device"}, ""},
 		{"vm.console", []string{"Console"}, ""},
 		{"vm.machine_id", []string{"MachineID"}, ""},
 		{"vm.guest_systemd", []string{"GuestSystemd"}, ""},
@@ -245,6 +246,8 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 		return p.VM.Networks[i].From, nil, ""
 	case "vm.ports":
 		return p.VM.Ports[i].From, nil, ""
+	case "vm.devices":
+		return p.VM.Devices[i].From, nil, ""
 	case "vm.credentials":
 		return p.VM.Credentials[i].From, nil, ""
 	case "vm.given":

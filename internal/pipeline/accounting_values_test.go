@@ -45,6 +45,7 @@ func microVMValues() map[string]values {
 		"MachineID":         {[]string{"0123456789abcdef0123456789abcdef", "11111111-2222-3333-4444-555555555555"}, []string{"0", strings.Repeat("0", 32)}},
 		"GuestSystemd":      {[]string{"252", "256", "257"}, []string{"251", "new"}},
 		"Disk":              {[]string{"data.raw:size=16M", "/srv/a.qcow2:qcow2,ro", "/srv/b.raw:serial=b", "c.raw:serial=b", "/srv/d.vhd:vhd", "/srv/e.vhdx:vhdx", "f.raw:direct", "g.raw:size=2M,fs=ext4,label=g"}, []string{":ro", "a:zip", "a:fs=ext4", "a:size=1M,fs=xfs"}},
+		"Device":            {[]string{"pci:0000:01:00.0", "pci:0000:01:00.1", "usb:046d:c077", "usb:1-2.3"}, []string{"pci:01:00.0", "usb:1", "isa:1"}},
 		"Console":           {[]string{"auto", "none"}, []string{"tty"}},
 		"Readiness":         {[]string{"auto", "started", "guest", "console:^login", "console:ready"}, []string{"later", "console:("}},
 		"Network":           {[]string{"user", "user:mac=02:00:00:00:00:01", "user:mtu=1400"}, []string{"tun", "user:name=x", "user:mac=03:00:00:00:00:01"}},

@@ -266,6 +266,10 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 		origins.add(ports.From)
 		part.Ports = append(part.Ports, publish(ports)...)
 	}
+	for _, d := range vm.Devices {
+		origins.add(d.From)
+		part.Devices = append(part.Devices, plan.Device{Bus: d.Bus, Address: d.Address, From: d.From.ID})
+	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, g := range vm.Given() {
 		part.Given = append(part.Given, plan.Given{Name: g.Name, Value: g.Value, From: g.From.ID})

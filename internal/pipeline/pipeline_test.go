@@ -173,6 +173,7 @@ var badValues = map[string][]string{
 	"Initrd":                  {"initrd", "/%H/initrd"},
 	"KernelCommandLine":       {"systemd.set_credential=a:b", `"open`, "CREDENTIALS_DIRECTORY=/x"},
 	"Disk":                    {"/x:rw", "../x", "/x:size=1G"},
+	"Device":                  {"pci:01:00.0", "pci:0000:01:00.8", "usb:1", "usb:046d:", "isa:1", "/dev/sda"},
 	"Console":                 {"tty", "yes"},
 	"MachineID":               {"1234", "00000000000000000000000000000000"},
 	"GuestSystemd":            {"251", "v257"},
@@ -227,7 +228,7 @@ func TestOverridesCount(t *testing.T) {
 	other := map[string]string{
 		"Machine": "microvm", "VCPU": "7", "Memory": "2G", "Kernel": "/k", "Initrd": "/i", "Accelerator": "tcg", "Console": "none",
 		"MachineID": strings.Repeat("a", 32), "GuestSystemd": "257", "Readiness": "started", "CredentialChannel": "fw_cfg",
-		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d",
+		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d", "Device": "usb:1-2",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
 		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto", "Network": "user", "PublishPort": "8080:80",
 		"CPUTopology": "1:2:1", "HugePages": "2M", "MemoryHotplug": "1G", "Balloon": "yes", "Watchdog": "yes",

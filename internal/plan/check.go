@@ -28,7 +28,7 @@ func (p *Plan) check() error {
 	if err := spec.CheckName(vm.Name); err != nil {
 		return fmt.Errorf("vm.name: %w", err)
 	}
-	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkReadiness, checkVSock, checkNetworks, checkControl, checkResize, checkCommand, checkChannels, checkGiven} {
+	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkDevices, checkReadiness, checkVSock, checkNetworks, checkControl, checkResize, checkCommand, checkChannels, checkGiven} {
 		if err := f(vm); err != nil {
 			return err
 		}
@@ -110,6 +110,15 @@ func checkDisks(vm *VM) error {
 		f, ok := spec.FindFileSystem(d.FileSystem)
 		if !ok || len(d.Label) > f.MaxLabel || strings.HasPrefix(d.Label, "-") || strings.IndexByte(d.Label, 0) >= 0 {
 			return fmt.Errorf("%s: no file system that a disk can be given, or no label of it", at)
+		}
+	}
+	return nil
+}
+
+func checkDevices(vm *VM) error {
+	for i, d := range vm.Devices {
+		if err := spec.CheckDevice(d.Bus, d.Address); err != nil {
+			return fmt.Errorf("vm.devices[%d]: %w", i, err)
 		}
 	}
 	return nil

@@ -277,6 +277,9 @@ func (e *encoder) vm(vm *VM) {
 	e.words("kernel_command_line", vm.KernelCommandLine)
 	e.number("kernel_command_line_max", int64(vm.CommandLineMax))
 	list(e, "disks", vm.Disks, e.disk)
+	if len(vm.Devices) > 0 {
+		list(e, "devices", vm.Devices, e.device)
+	}
 	e.boolean("console", vm.Console)
 	e.textIfSet("machine_id", vm.MachineID)
 	e.number("guest_systemd", int64(vm.GuestSystemd))
@@ -448,6 +451,14 @@ func (e *encoder) disk(d *Disk) {
 	e.numberIfSet("size", d.Size)
 	e.textIfSet("file_system", d.FileSystem)
 	e.textIfSet("label", d.Label)
+	e.from(d.From)
+	e.end()
+}
+
+func (e *encoder) device(d *Device) {
+	e.begin()
+	e.text("bus", d.Bus)
+	e.text("address", d.Address)
 	e.from(d.From)
 	e.end()
 }

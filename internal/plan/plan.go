@@ -100,6 +100,7 @@ type VM struct {
 	KernelCommandLine []string     `json:"kernel_command_line"`
 	CommandLineMax    int          `json:"kernel_command_line_max"`
 	Disks             []Disk       `json:"disks"`
+	Devices           []Device     `json:"devices,omitempty"`
 	Console           bool         `json:"console"`
 	MachineID         string       `json:"machine_id,omitempty"`
 	GuestSystemd      int          `json:"guest_systemd"`
@@ -227,6 +228,17 @@ type Disk struct {
 	Label      string `json:"label,omitempty"`
 	From       string `json:"from"`
 }
+
+// Device is a device of the host that the guest gets. Bus is pci or usb; see
+// spec.Device for the addresses.
+type Device struct {
+	Bus     string `json:"bus"`
+	Address string `json:"address"`
+	From    string `json:"from"`
+}
+
+// String returns the device as it is written in a file.
+func (d Device) String() string { return d.Bus + ":" + d.Address }
 
 // Readiness says when the VM counts as started: Mode is "started", "guest", by
 // the guest's own word over vsock, or "console", with a regular expression.

@@ -2,7 +2,13 @@ package plan
 
 // Privileged names the assignments for which root has to do something before the
 // VM starts, or after it has ended: each is a name in Origins.
-func (vm *VM) Privileged() []string { return nil }
+func (vm *VM) Privileged() []string {
+	var ids []string
+	for _, d := range vm.Devices {
+		ids = append(ids, d.From)
+	}
+	return ids
+}
 
 // Handed is an open file that root hands to whoever starts the VM.
 type Handed struct {

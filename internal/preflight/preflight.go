@@ -66,6 +66,7 @@ func Judge(ctx context.Context, p *plan.Plan, h host.Host, places Places) (Answe
 	j.memory()
 	j.commandLine(a.Accelerator)
 	j.disks()
+	j.devices()
 	j.vsock()
 	j.runner()
 	j.problems.Sort()

@@ -88,7 +88,8 @@ type VM struct {
 	MachineID         Setting[string]
 	GuestSystemd      Setting[int]
 
-	Disks []Disk
+	Disks   []Disk
+	Devices []Device
 
 	Console   Setting[string]
 	Readiness Setting[Readiness]

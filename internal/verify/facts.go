@@ -54,10 +54,21 @@ type Facts struct {
 	// Replaced are the files that were others when the run started.
 	Replaced []state.File
 
+	// Lost are devices of the host that the plan that runs gives to the guest, and
+	// that the guest does not have: where each is written, and what became of it.
+	Lost []Lost
+
 	// Compared are the credentials of a running unit beside their sources,
 	// Sources what is wrong with these.
 	Compared []credential.Comparison
 	Sources  diag.List
+}
+
+// Lost is a device that the guest does not have any more.
+type Lost struct {
+	Device plan.Device
+	Origin diag.Origin
+	What   string
 }
 
 // Change is how two units of one VM differ, in what has an effect.

@@ -133,6 +133,9 @@ func runs() []judged {
 	return []judged{
 		{"hypervisor upgraded", func(f *Facts) { f.Process.HypervisorReplaced = true }, "running hypervisor-replaced", "systemctl restart microvm@web.service", ""},
 		{"ampoule upgraded", func(f *Facts) { f.Process.Replaced = true }, "", "", "ampoule was replaced"},
+		{"device lost", func(f *Facts) {
+			f.Lost = []Lost{{plan.Device{Bus: "pci", Address: "0000:01:00.0"}, diag.Origin{File: "/etc/ampoule/web.microvm", Line: 5}, "the host uses it by its driver e1000e"}}
+		}, "running device-lost", "systemctl restart", ""},
 		{"kernel replaced", func(f *Facts) { f.Replaced = []state.File{{Role: state.KernelFile, Path: "/k"}} }, "running file-replaced", "systemctl restart", ""},
 		{"image written to", func(f *Facts) { f.Replaced = []state.File{{Role: state.ImageFile, Path: "/k"}} }, "", "", "was written to"},
 		{"failed", func(f *Facts) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/credential/rule"
+	"github.com/ampoule-vm/ampoule/internal/devices"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/generator"
 	"github.com/ampoule-vm/ampoule/internal/hostfiles"
@@ -299,6 +300,9 @@ func (s *survey) processes(ctx context.Context, f *Facts) {
 		f.Plan = planIn(held)
 		if f.Plan == nil || !s.root {
 			held = ""
+		}
+		if f.Plan != nil && rec != nil { // it has its hypervisor
+			f.Lost = lostDevices(devices.Host(), f.Plan)
 		}
 	}
 	if p := f.plan(); p != nil {

@@ -44,6 +44,7 @@ func (f *Facts) running(j judge, broken bool) {
 		f.oldPlan(j, digest)
 	}
 	f.programs(j)
+	f.lost(j)
 	f.replaced(j, broken)
 }
 
@@ -75,6 +76,13 @@ func (f *Facts) startedByHand(j judge) {
 	}
 	f.programs(j)
 	f.replaced(j, false)
+}
+
+// lost judges the devices of the host that the guest was given.
+func (f *Facts) lost(j judge) {
+	for _, l := range f.Lost {
+		j.found(DeviceLost, Cure{Command: "systemctl restart " + f.unitName()}, fmt.Sprintf("the guest has lost its device %s (%s): %s", l.Device, l.Origin, l.What))
+	}
 }
 
 // declaredPlan is what the files come to now.

@@ -56,6 +56,7 @@ const (
 	Failed          = "failed"                // the service did not end well
 	OldPlan         = "old-plan"              // what runs was started from another plan
 	BinaryReplaced  = "hypervisor-replaced"   // the hypervisor's file is another one now
+	DeviceLost      = "device-lost"           // a device of the host's is not the guest's any more
 	FileReplaced    = "file-replaced"         // so is one that the guest or its runner was started from
 	Rotated         = "source-changed"        // a credential's source has something else now
 	Missing         = "source-missing"        // it cannot be read any more

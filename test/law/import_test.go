@@ -18,7 +18,7 @@ func order() [][]string {
 		{"internal/layer", "internal/inspect"},
 		{"internal/spec"},
 		{"internal/plan"}, // what a driver fills
-		{"internal/driver"},
+		{"internal/driver", "internal/devices"},
 		{"internal/driver/drivertest", "internal/driver/*"},
 		{"internal/driver/all"},
 		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/privileged"},
@@ -88,7 +88,7 @@ func permits() map[string]exceptions {
 	)
 	return map[string]exceptions{
 		"os": {
-			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
+			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/devices": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
 			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/clean": edges, "internal/cli": "streams, environment, plans",
@@ -115,7 +115,7 @@ func permits() map[string]exceptions {
 			"internal/process": edges, "internal/console": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/run": edges, "internal/privileged": edges, "internal/tsc": "pins a thread while it measures",
 		},
 		"path/filepath": {
-			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
+			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/devices": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
 			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/privileged": edges, "internal/clean": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {

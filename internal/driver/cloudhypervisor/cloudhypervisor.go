@@ -97,6 +97,11 @@ func check(vm *spec.VM, problems *diag.List) {
 		}
 	}
 	checkNetworks(vm, problems)
+	for _, d := range vm.Devices {
+		if d.Bus == spec.USB {
+			d.From.Errorf(problems, "accepted: pci:DDDD:BB:DD.F", "%s", refusals()["device usb"])
+		}
+	}
 	driver.CheckASCII(vm, problems)
 	driver.CheckArguments(vm, arguments(), "cloud-hypervisor takes the options of a VM only if all of it stands on its command line, and Ampoule hands it over by the API", problems)
 }
@@ -171,6 +176,9 @@ func config(vm *spec.VM) []plan.Field {
 		if d.Serial != "" {
 			fields = append(fields, plan.TextAt(at+"serial", d.Serial, d.From.ID))
 		}
+	}
+	for i, d := range vm.Devices {
+		fields = append(fields, plan.TextAt(fmt.Sprintf("/devices/%d/path", i), "/sys/bus/pci/devices/"+d.Address+"/", d.From.ID))
 	}
 	if v := driver.OwnVSock(vm); v != nil {
 		fields = append(fields, plan.NumberAt("/vsock/cid", v.CID, vm.VSockCID.From.ID), plan.AskAt("/vsock/socket", plan.AskVSock, vm.VSockCID.From.ID))

@@ -25,6 +25,8 @@ func TestContract(t *testing.T) {
 		{Name: "memory that changes", Lines: []string{"MemoryHotplug=1G", "Balloon=yes"}},
 		{Name: "three threads", Lines: []string{"VCPU=3", "CPUTopology=1:1:3"}, Refused: "one or two threads"},
 		{Name: "user network", Lines: []string{"Network=user"}, Refused: "no network of its own", Feature: "network user"},
+		{Name: "devices", Lines: []string{"Device=pci:0000:01:00.0", "Device=pci:0000:01:00.1"}},
+		{Name: "usb", Lines: []string{"Device=usb:046d:c077"}, Refused: "has no USB", Feature: "device usb"},
 		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},
 		{Name: "emulation", Lines: []string{"Accelerator=tcg"}, Refused: "needs KVM", Feature: "emulation"},
 		{Name: "fw_cfg", Lines: []string{"CredentialChannel=fw_cfg"}, Refused: "no fw_cfg", Feature: "channel fw_cfg"},

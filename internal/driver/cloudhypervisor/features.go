@@ -8,6 +8,7 @@ func (Driver) Features() []driver.Feature { return driver.Answer(refusals()) }
 // refusals are the features that Cloud Hypervisor does not have, with the reason.
 func refusals() map[string]string {
 	return map[string]string{
+		"device usb":     "cloud-hypervisor has no USB; give the PCI device of the whole controller, or use Hypervisor=qemu",
 		"channel fw_cfg": "cloud-hypervisor has no fw_cfg unless it was built with it, which no distribution does; use smbios or initrd",
 		"network user":   "cloud-hypervisor has no network of its own; use tap, bridge or macvtap, or Hypervisor=qemu",
 		"machine type":   "cloud-hypervisor has one machine and no types of it",

@@ -8,6 +8,8 @@ func (Driver) Features() []driver.Feature { return driver.Answer(refusals()) }
 // refusals are the features that Firecracker does not have, with the reason.
 func refusals() map[string]string {
 	return map[string]string{
+		"device pci":     "firecracker passes no devices of the host on; Hypervisor=qemu and Hypervisor=cloud-hypervisor do",
+		"device usb":     "firecracker passes no devices of the host on; Hypervisor=qemu does",
 		"channel smbios": "firecracker has no SMBIOS; use initrd",
 		"channel fw_cfg": "firecracker has no fw_cfg; use initrd",
 		"disk qcow2":     "firecracker reads raw disks only",

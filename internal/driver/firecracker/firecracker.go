@@ -135,6 +135,9 @@ func check(vm *spec.VM, p platform, problems *diag.List) {
 	}
 	checkMemory(vm, p, problems)
 	checkNetworks(vm, problems)
+	for _, d := range vm.Devices {
+		d.From.Errorf(problems, "remove it, or use another hypervisor", "%s", no["device "+d.Bus])
+	}
 	checkID(vm, problems)
 	driver.CheckArguments(vm, arguments(), "Ampoule hands the VM over by the API, and passes on only what does not concern it", problems)
 }

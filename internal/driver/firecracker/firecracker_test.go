@@ -34,6 +34,8 @@ func TestContract(t *testing.T) {
 		{Name: "memory that changes", Lines: []string{"Initrd=/i", "MemoryHotplug=1G", "Balloon=yes"}},
 		{Name: "two threads and huge pages", Lines: []string{"Initrd=/i", "VCPU=4", "CPUTopology=1:2:2", "HugePages=2M"}},
 		{Name: "qcow2", Lines: []string{"Disk=/a:qcow2"}, Refused: "raw disks only", Feature: "disk qcow2"},
+		{Name: "pci", Lines: []string{"Device=pci:0000:01:00.0"}, Refused: "passes no devices", Feature: "device pci"},
+		{Name: "usb", Lines: []string{"Device=usb:1-2"}, Refused: "passes no devices", Feature: "device usb"},
 		{Name: "vhd", Lines: []string{"Disk=/a:vhd"}, Refused: "raw disks only", Feature: "disk vhd"},
 		{Name: "vhdx", Lines: []string{"Disk=/a:vhdx,ro"}, Refused: "raw disks only", Feature: "disk vhdx"},
 		{Name: "direct", Lines: []string{"Disk=/a:direct"}, Refused: "page cache", Feature: "disk direct"},

@@ -71,6 +71,8 @@ func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
 		case claimsNetwork(vm, option, value) != nil:
 			n := claimsNetwork(vm, option, value)
 			at.Errorf(problems, "use another id", "the network at %s has this id", n.From.Origin)
+		case option == "device" && len(vm.Devices) > 0 && (strings.HasPrefix(value, "vfio-pci") || strings.HasPrefix(value, "usb-host")):
+			at.Errorf(problems, "use Device=", "this is what Device= sets (%s)", vm.Devices[0].From.Origin)
 		case option == "global" && strings.HasPrefix(value, "fw_cfg"):
 			at.Errorf(problems, "remove it", "the fw_cfg device carries the credentials")
 		}

@@ -53,6 +53,7 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 	for i, d := range vm.Disks {
 		parts = append(parts, literal(d.From.ID, m.disk(i, d)...))
 	}
+	parts = append(parts, devices(vm)...)
 	parts = append(parts, plan.Part{Ask: plan.AskChannel})
 	if vm.VSockCID.Set {
 		parts = append(parts, plan.Part{

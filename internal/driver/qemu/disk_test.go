@@ -18,7 +18,10 @@ import (
 )
 
 // diskWords are QEMU's words for the disks of a VM.
-func diskWords(t *testing.T, lines ...string) []string {
+func diskWords(t *testing.T, lines ...string) []string { return wordsOf(t, "Disk[", lines...) }
+
+// wordsOf are QEMU's words from lines whose IDs begin so.
+func wordsOf(t *testing.T, id string, lines ...string) []string {
 	t.Helper()
 	vm, err := drivertest.Read(t, Driver{}, lines)
 	if err != nil {
@@ -30,7 +33,7 @@ func diskWords(t *testing.T, lines ...string) []string {
 	}
 	var words []string
 	for _, p := range part.Command {
-		if strings.HasPrefix(p.From, "Disk[") {
+		if strings.HasPrefix(p.From, id) {
 			words = append(words, p.Words...)
 		}
 	}
@@ -206,5 +209,21 @@ func TestRealLocks(t *testing.T) {
 			_ = e.cmd.Wait()
 		}
 		f.Close()
+	}
+}
+
+// TestRealDevices: the program takes the words for devices of the host, and names the
+// one that it cannot have.
+func TestRealDevices(t *testing.T) {
+	needs(t, "qemu-system-x86_64")
+	words := func(lines ...string) []string { return wordsOf(t, "Device[", lines...) }
+	// A USB device may be plugged in later, as far as QEMU is concerned.
+	if e, said := startQEMU(t, words("Device=usb:046d:c077", "Device=usb:1-2.3")); e == nil {
+		t.Error(said)
+	}
+	all := words("Device=usb:046d:c077", "Device=pci:ffff:1f:1f.7")
+	_, said := startQEMU(t, all)
+	if argument := (Driver{}).Ended(1, said).Argument; argument != "-device vfio-pci,host=ffff:1f:1f.7,id=device1" {
+		t.Errorf("%q is blamed in %q", argument, said)
 	}
 }

@@ -117,6 +117,7 @@ func (m machine) check(vm *spec.VM, problems *diag.List) {
 		from.Errorf(problems, accepted, "the machine type %s (%s) takes %s", m.name, vm.Machine.From.Origin, what)
 	})
 	m.checkNetworks(vm, problems)
+	m.checkDevices(vm, problems)
 	for i, d := range vm.Disks {
 		if i >= m.maxDisks {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)

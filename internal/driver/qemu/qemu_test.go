@@ -34,6 +34,9 @@ func TestContract(t *testing.T) {
 		{Name: "user network on microvm", Lines: []string{"Machine=microvm", "Network=user:mac=02:00:00:00:00:01,mtu=1400"}},
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
 
+		{Name: "devices", Lines: []string{"Device=pci:0000:01:00.0", "Device=usb:046D:c077", "Device=usb:1-2.3"}},
+		{Name: "devices on microvm", Lines: []string{"Machine=microvm", "Device=usb:1-2"}, Refused: "has no PCI"},
+		{Name: "device by argument", Lines: []string{"Device=pci:0000:01:00.0", "HypervisorArgs=-device vfio-pci,host=0000:02:00.0"}, Refused: "use Device="},
 		{Name: "machine", Lines: []string{"Machine=q53"}, Refused: "did you mean q35?"},
 		{Name: "smbios on microvm", Lines: []string{"Machine=microvm", "CredentialChannel=smbios"}, Refused: "has no SMBIOS"},
 		{Name: "initrd channel without an initrd", Lines: []string{"CredentialChannel=initrd"}, Refused: "has no root="},

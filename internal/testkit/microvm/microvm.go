@@ -39,6 +39,8 @@ KernelCommandLine=quiet "a=b c"
 Disk=data.raw:size=1G
 Disk=more.raw:serial=more,size=1G
 Disk=/srv/x.qcow2:qcow2,ro
+Device=pci:0000:01:00.0
+Device=usb:1-2
 MachineID=0123456789abcdef0123456789abcdef
 GuestSystemd=255
 Readiness=console:^login

@@ -35,9 +35,14 @@ func sshCommand(s Streams) *cobra.Command {
 		Long: "Executes the ssh client of this host, over the guest's vsock: neither a network nor an address is needed. " +
 			"What stands behind NAME is the command for the guest, and the exit code is ssh's: that of the command, or 255.\n\n" +
 			"The VM needs VSockCID=auto. The guest needs sshd and systemd 256 or later, which then has sshd listen at port 22 of the vsock by itself; " +
-			"an older one needs a socket unit with ListenStream=vsock::22 and Accept=yes for sshd -i. Into a guest without a password comes who has a key that the guest knows; " +
+			"an older one needs a socket unit with ListenStream=vsock::22 and Accept=yes for sshd -i.\n\n" +
+			"With SSH=ephemeral (and a guest's systemd of 256 or later) each start makes a key that gets into the guest as any of its users. Its private half stays in the memory of ampoule run, " +
+			"which signs with it for ssh as an agent does, at a socket that is open to root and to the VM's user, and ends with it. " +
+			"-i, or -o IdentityFile= together with -o IdentityAgent=, go before it. " +
+			"Else, and with SSH=no, into a guest without a password comes who has a key that the guest knows; " +
 			"the credential ssh.authorized_keys.root brings root's (systemd 252 or later), for example with\n\n" +
 			"  LoadCredential=ssh.authorized_keys.root:/root/.ssh/id_ed25519.pub\n\n" +
+			"With -v, ssh's own messages come after a line that says which of the two it is.\n\n" +
 			"The guest's host key is not looked at. It says nothing that is not known: the other end of the vsock is the VM's own hypervisor, " +
 			"and whoever could put something else there, root and the VM's user, has the guest in hand anyway. " +
 			"And a guest that keeps nothing makes a new key at each boot, which would be an alarm each time. Who wants it looked at gives " +
@@ -67,7 +72,7 @@ func sshCommand(s Streams) *cobra.Command {
 			if proxy {
 				return passGuest(cmd.Context(), s, args, client.Port)
 			}
-			return becomeSSH(client, args)
+			return becomeSSH(s, client, args)
 		},
 	}
 	f := cmd.Flags()
@@ -85,7 +90,7 @@ func sshCommand(s Streams) *cobra.Command {
 }
 
 // becomeSSH looks whether there is a guest to get into, and executes ssh.
-func becomeSSH(client ssh.Client, args []string) error {
+func becomeSSH(s Streams, client ssh.Client, args []string) error {
 	i, err := findRunning(args[0])
 	if err != nil {
 		return err
@@ -95,6 +100,12 @@ func becomeSSH(client ssh.Client, args []string) error {
 		return fmt.Errorf("%s: %w", i.Name, run.ErrNotBooted)
 	case r.VSock == "" && r.VSockCID == 0:
 		return noVSock(i)
+	}
+	if client.Agent, err = run.SSHAgent(i); err != nil && client.Identity == "" {
+		return noAgent(i, err)
+	}
+	if client.Verbose > 0 {
+		fmt.Fprintln(s.Err, whichKey(i, client))
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -106,6 +117,25 @@ func becomeSSH(client ssh.Client, args []string) error {
 	}
 	client.Proxy = []string{self, "ssh", "--proxy", "--port", strconv.Itoa(int(client.Port)), i.Name}
 	return client.Exec(os.Environ())
+}
+
+// whichKey says with what the guest is to be entered.
+func whichKey(i state.Instance, client ssh.Client) string {
+	switch {
+	case client.Identity != "":
+		return i.Name + ": entering with the key in " + client.Identity
+	case client.Agent != "":
+		return i.Name + ": entering with the key of this start (SSH=ephemeral), by the agent at " + client.Agent
+	}
+	return i.Name + ": entering with your own keys: this start made none (SSH=ephemeral)"
+}
+
+// noAgent says what to do where the key of this start cannot be had.
+func noAgent(i state.Instance, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%s was started with a key of its own (SSH=ephemeral), of which the agent is open to root and the VM's user alone: %w", i.Name, err)
+	}
+	return fmt.Errorf("%s was started with a key of its own (SSH=ephemeral): %w; give another that the guest knows with -i, or start it again", i.Name, err)
 }
 
 func noVSock(i state.Instance) error {

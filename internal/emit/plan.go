@@ -89,7 +89,11 @@ func Plan(w io.Writer, p *plan.Plan) error {
 			fmt.Fprintf(t, "  %s\t%s\t%s\n", guestName(c), Visible(source(c)), origin(p, c.From))
 		}
 		for _, g := range vm.Given {
-			fmt.Fprintf(t, "  %s\t%s\t%s\n", g.Name, "given by Ampoule", origin(p, g.From))
+			what := "given by Ampoule"
+			if g.Ask == plan.AskSSHKey {
+				what += ", the public half of a key that each start makes"
+			}
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", g.Name, what, origin(p, g.From))
 		}
 		t.Flush()
 	}

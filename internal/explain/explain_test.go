@@ -152,6 +152,7 @@ func others() map[string][]string {
 		"VSockCID": {"77", "auto"}, "Network": {"user:mac=02:00:00:00:00:07"}, "PublishPort": {"8443:443"}, "CredentialChannel": {"fw_cfg", "initrd"}, "RestartIfChanged": {"off"}, "Runner": {"/opt/other-runner"}, "LoadCredential": {"KEY:/run/secrets/other"},
 		"LoadCredentialEncrypted": {"SEALED:/run/secrets/other"}, "SetCredential": {"KEY:other"}, "SetCredentialEncrypted": {"SEALED:BBBB"},
 		"CPUTopology": {"1:2:1", "1:1:1"}, "HugePages": {"1G", "2M"}, "MemoryHotplug": {"256M"}, "Balloon": {"yes", "no"}, "Watchdog": {"yes", "no"},
+		"SSH":              {"ephemeral", "no"},
 		"ImportCredential": {"other.*"}, "Credential": {"inner:another"},
 	}
 }

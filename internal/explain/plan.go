@@ -59,7 +59,7 @@ func fieldOrigins() []origin {
 		{"vm.stop_timeout_ms", []string{stop, "Service.TimeoutSec"}, ""},
 		{"vm.runner", []string{"Runner"}, ""},
 		{"vm.credentials", credentialKeys(""), ""},
-		{"vm.given", []string{"GuestSystemd"}, ""},
+		{"vm.given", []string{"SSH"}, ""},
 		{"vm.vsock", []string{"VSockCID", "Hypervisor"}, ""},
 		{"vm.networks", []string{"Network", "Hypervisor"}, ""},
 		{"vm.ports", []string{"PublishPort"}, ""},

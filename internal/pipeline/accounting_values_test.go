@@ -51,6 +51,7 @@ func microVMValues() map[string]values {
 		"Network":           {[]string{"user", "user:mac=02:00:00:00:00:01", "user:mtu=1400"}, []string{"tun", "user:name=x", "user:mac=03:00:00:00:00:01"}},
 		"PublishPort":       {[]string{"8080:80", "127.0.0.1:8081:81/udp", "9000-9002:90-92", "[::1]:8082:80"}, []string{"80", "0:80", "1-2:3"}},
 		"VSockCID":          {[]string{"auto", "3", "77"}, []string{"2", "4294967295", "any"}},
+		"SSH":               {[]string{"ephemeral", "no"}, []string{"yes", "~/.ssh/id"}},
 		"LoadCredential":    {[]string{"A:/run/secrets/a", "A:/run/secrets/b", "B:/run/secrets/b", "%i:/run/secrets/i", "C", "outer:/run/secrets/o"}, []string{"a/b:/x", "A:x/y", "ampoule.x:/y"}},
 		"LoadCredentialEncrypted": {
 			[]string{"A:/run/secrets/a.cred", "B:/run/secrets/b.cred", accountedVM + ":/run/secrets/i.cred"}, []string{"B=/x"},

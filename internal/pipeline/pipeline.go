@@ -272,12 +272,16 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, g := range vm.Given() {
-		part.Given = append(part.Given, plan.Given{Name: g.Name, Value: g.Value, From: g.From.ID})
+		given := plan.Given{Name: g.Name, Value: g.Value, From: g.From.ID}
+		if g.Name == spec.SSHCredential {
+			given.Ask = plan.AskSSHKey
+		}
+		part.Given = append(part.Given, given)
 	}
 	for _, from := range []spec.From{
 		vm.Image.From, vm.Hypervisor.From, vm.HypervisorPath.From, vm.Accelerator.From, vm.Machine.From, vm.VCPU.From, vm.CPUTopology.From,
 		vm.Memory.From, vm.HugePages.From, vm.MemoryHotplug.From, vm.Balloon.From, vm.Watchdog.From,
-		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From, vm.VSockCID.From,
+		vm.Kernel.From, vm.Initrd.From, vm.MachineID.From, vm.GuestSystemd.From, vm.Console.From, vm.Readiness.From, vm.VSockCID.From, vm.SSH.From,
 		vm.CredentialChannel.From, vm.Runner.From, vm.StopTimeout.From, vm.RestartIfChanged.From,
 	} {
 		origins.add(from)

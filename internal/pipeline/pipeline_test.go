@@ -186,6 +186,7 @@ var badValues = map[string][]string{
 	"VSockCID":                {"0", "2", "-3", "4294967295", "4294967299", "03x", "any"},
 	"Network":                 {"lan", "user:x", "user:mac=0", "user:mac=00:00:00:00:00:00", "user:mac=01:00:00:00:00:01", "user:mtu=9000", "user:queues=2", "user:mac=02:00:00:00:00:01,mac=02:00:00:00:00:02"},
 	"PublishPort":             {"80", ":80", "70000:80", "x:80", "8080:80/sctp", "::1:80:80", "[::1:80:80", "1.2.3:80:80", "1-2:3", "2-1:4-3", "8080:80"},
+	"SSH":                     {"ephemeral", "yes"},
 	"LoadCredential":          {"a/b:/x", ":x", "a:rel/ative", "ampoule.x:/x", "a:/x/../y"},
 	"LoadCredentialEncrypted": {"a:rel/ative"},
 	"SetCredential":           {"a", "a:", `a:\q`, "ampoule.x:y"},
@@ -230,7 +231,7 @@ func TestOverridesCount(t *testing.T) {
 		"MachineID": strings.Repeat("a", 32), "GuestSystemd": "257", "Readiness": "started", "CredentialChannel": "fw_cfg",
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d", "Device": "usb:1-2",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
-		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto", "Network": "user", "PublishPort": "8080:80",
+		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto", "SSH": "ephemeral", "Network": "user", "PublishPort": "8080:80",
 		"CPUTopology": "1:2:1", "HugePages": "2M", "MemoryHotplug": "1G", "Balloon": "yes", "Watchdog": "yes",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")
@@ -241,6 +242,9 @@ func TestOverridesCount(t *testing.T) {
 		}
 		if row.Name == "PublishPort" {
 			text += "Network=user\n"
+		}
+		if row.Name == "SSH" {
+			text += "VSockCID=auto\nGuestSystemd=257\n"
 		}
 		res := load(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole, "run/ampoule/microvm.d/x.conf": text}), "web")
 		if res.Plan == nil {

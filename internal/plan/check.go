@@ -276,8 +276,15 @@ func checkGiven(vm *VM) error {
 		if err := rule.Name(g.Name); err != nil {
 			return fmt.Errorf("vm.given[%d]: %w", i, err)
 		}
-		if names[g.Name] {
+		switch {
+		case names[g.Name]:
 			return fmt.Errorf("vm.given[%d]: a second credential of this name", i)
+		case g.Ask != "" && g.Ask != AskSSHKey:
+			return fmt.Errorf("vm.given[%d]: a question that this version of Ampoule cannot answer", i)
+		case (g.Ask == "") != (g.Value != ""):
+			return fmt.Errorf("vm.given[%d]: it has a value or waits for one", i)
+		case g.Ask == AskSSHKey && vm.VSock == nil:
+			return fmt.Errorf("vm.given[%d]: a key for a vsock, and the VM has none", i)
 		}
 		names[g.Name] = true
 	}

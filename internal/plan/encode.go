@@ -480,7 +480,8 @@ func (e *encoder) credential(c *Credential) {
 func (e *encoder) given(g *Given) {
 	e.begin()
 	e.text("name", g.Name)
-	e.text("value", g.Value)
+	e.textIfSet("value", g.Value)
+	e.textIfSet("ask", string(g.Ask))
 	e.from(g.From)
 	e.end()
 }

@@ -262,9 +262,16 @@ type Credential struct {
 // Given is a credential that Ampoule itself gives the guest. It is no secret.
 type Given struct {
 	Name  string `json:"name"`
-	Value string `json:"value"`
+	Value string `json:"value,omitempty"`
+	// Ask is what its value waits for; empty where it is known.
+	Ask Question `json:"ask,omitempty"`
 	// From names the assignment that asks for it.
 	From string `json:"from"`
+}
+
+// MakesKey reports whether the guest takes a key that is made at its start.
+func (vm *VM) MakesKey() bool {
+	return slices.ContainsFunc(vm.Given, func(g Given) bool { return g.Ask == AskSSHKey })
 }
 
 // Carries reports whether anything has to go into the guest by a credential
@@ -308,6 +315,9 @@ const (
 	// own, or a descriptor with the one that the channel makes of it. Where
 	// there is neither, nothing stands there.
 	AskInitrd Question = "initrd"
+	// AskSSHKey, which only what the guest is given asks, is the public half of a
+	// key that is made for this start.
+	AskSSHKey Question = "ssh-key"
 )
 
 // Part is a piece of a command line.

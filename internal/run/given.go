@@ -15,10 +15,12 @@ type moment struct {
 	// notify is where the guest's service manager is to say how it goes; empty
 	// where nobody listens.
 	notify string
+	// sshKey is the public half of the key of ampoule ssh; empty where there is none.
+	sshKey string
 }
 
 // room is as much of it as there can be.
-func room() moment { return moment{notify: plan.NotifyRoom} }
+func room() moment { return moment{notify: plan.NotifyRoom, sshKey: keyRoom()} }
 
 // withGiven adds to the user's credentials those that Ampoule itself gives, and
 // returns how many of them there are, behind the others, for wipeGiven. None is a
@@ -41,7 +43,11 @@ func withGiven(p *plan.Plan, creds []credential.Credential, m moment) (all []cre
 		}
 	}
 	for _, g := range p.VM.Given {
-		add(g.Name, g.Value, g.From)
+		value := g.Value
+		if g.Ask == plan.AskSSHKey {
+			value = m.sshKey
+		}
+		add(g.Name, value, g.From)
 	}
 	if p.VM.VSock != nil && len(all) > 0 {
 		// One that an import has brought along would be in its way.

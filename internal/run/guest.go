@@ -83,7 +83,7 @@ func (g *guest) boot(ctx context.Context, s start, khz func() (int, error)) Outc
 	}
 	defer g.cmd.closeSecrets()
 	g.leak(s.creds)
-	if g.cmd.unlocked && g.Host.MaySwap() {
+	if unlocked := g.cmd.unlocked || g.links.agent != nil && !g.links.agent.key.Locked(); unlocked && g.Host.MaySwap() {
 		g.warn("the memory of the credentials could not be locked (RLIMIT_MEMLOCK): until the guest runs, they could be written to swap")
 	}
 	if err := g.start(s.Binary); err != nil {
@@ -125,7 +125,7 @@ func (g *guest) prime(s start) {
 // assemble answers the questions of the hypervisor's command line, and of its
 // requests. What the credentials travel with is needed no longer then.
 func (g *guest) assemble(s start, khz func() (int, error)) (*commandLine, error) {
-	creds, given, err := withGiven(g.Plan, s.creds, moment{notify: g.links.notify})
+	creds, given, err := withGiven(g.Plan, s.creds, moment{notify: g.links.notify, sshKey: g.links.agent.authorized()})
 	if err != nil {
 		return nil, err
 	}

@@ -305,7 +305,7 @@ func (c *child) receive(m message) {
 	case m.Started != nil:
 		// Of the guest's delivery boot knows, of the service we do.
 		c.record.Delivery, c.record.Reboots, c.record.Console = m.Started.Delivery, m.Started.Reboots, m.Started.Console
-		c.record.VSock, c.record.VSockCID = m.Started.VSock, m.Started.VSockCID
+		c.record.VSock, c.record.VSockCID, c.record.SSHAgent = m.Started.VSock, m.Started.VSockCID, m.Started.SSHAgent
 		c.record.Credentials, c.credentials = append([]state.DeliveredMetadata{}, c.credentials...), nil
 		c.writeRecord(c.record)
 	case m.Phase != "":

@@ -42,7 +42,9 @@ type links struct {
 	relay   *notify.Relay
 	// notify is where the guest's service manager reaches the relay; empty without
 	// one.
-	notify  string
+	notify string
+	// agent has the key of ampoule ssh; nil without one.
+	agent   *agent
 	closers []io.Closer
 	// removed are the names of sockets that others made.
 	removed []string
@@ -52,7 +54,7 @@ type links struct {
 // left.
 func (g *guest) open() (*links, error) {
 	e := &links{}
-	for _, f := range []func(*links) error{g.openNetworks, g.openVSock, g.openConsole, g.openControl} {
+	for _, f := range []func(*links) error{g.openNetworks, g.openVSock, g.openAgent, g.openConsole, g.openControl} {
 		if err := f(e); err != nil {
 			e.close()
 			return nil, err

@@ -19,7 +19,11 @@ const NotifyCredential = "vmm.notify_socket"
 
 // Given are the credentials that the credential channel carries beside the user's.
 func (vm *VM) Given() []Given {
-	return nil
+	var out []Given
+	if vm.SSH.Value == EphemeralKey {
+		out = append(out, Given{Name: SSHCredential, Does: "gives the guest's sshd the key of ampoule ssh", From: vm.SSH.From})
+	}
+	return out
 }
 
 // notified is the credential that goes with the others, and without any of them on

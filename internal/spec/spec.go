@@ -96,6 +96,8 @@ type VM struct {
 
 	// VSockCID is AnyCID for auto; if it is not set, there is no vsock.
 	VSockCID Setting[int64]
+	// SSH is EphemeralKey or "no".
+	SSH Setting[string]
 
 	Networks []Network
 	Ports    []Ports
@@ -198,6 +200,7 @@ func defaults(ctx Context) *VM {
 		Console:           Setting[string]{Value: "auto"},
 		Readiness:         Setting[Readiness]{Value: Readiness{Mode: "auto"}},
 		CredentialChannel: Setting[string]{Value: "auto"},
+		SSH:               Setting[string]{Value: "no"},
 		RestartIfChanged:  Setting[bool]{Value: true},
 		StopTimeout:       Setting[time.Duration]{Value: DefaultStopTimeout},
 	}
@@ -266,6 +269,7 @@ func (r *reader) check() {
 	r.checkMemory()
 	r.checkDisks()
 	r.checkCredentials()
+	r.checkSSH()
 	r.checkGiven()
 	r.checkCommandLine()
 }

@@ -19,7 +19,7 @@ func vsockRows() []Row {
 		Help: "Gives the guest a socket of the family AF_VSOCK to this host, and its number. auto takes one that is free. " +
 			"Over it the guest's systemd says when it is ready (Readiness=guest), and ampoule ssh gets in.",
 		apply: setScalar(func(vm *VM) *Setting[int64] { return &vm.VSockCID }, parseCID),
-	}}
+	}, sshRow()}
 }
 
 // parseCID takes what Linux gives to guests: 0 to 2 are the hypervisor, the

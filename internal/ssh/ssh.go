@@ -31,6 +31,9 @@ type Client struct {
 	Port uint16
 	// Identity is the path of a private key; empty: what the client finds.
 	Identity string
+	// Agent is the path of an agent with the key that the guest takes, in the place
+	// of those that the client finds; empty: there is none.
+	Agent string
 	// Options are the user's -o, which go before ours: the first of two counts.
 	Options []string
 	// Verbose is how often -v was given.
@@ -53,6 +56,10 @@ func (c Client) Arguments() []string {
 		"StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "GlobalKnownHostsFile=/dev/null",
 		// A connection that others join would outlive its command and the guest's boot.
 		"ControlPath=none")
+	if c.Agent != "" && c.Identity == "" {
+		// IdentitiesOnly would keep the client from asking an agent.
+		options = append(options, "IdentityAgent="+strings.ReplaceAll(c.Agent, "%", "%%"), "IdentityFile=none", "IdentitiesOnly=no")
+	}
 	if c.Verbose == 0 {
 		// Else it warns each time that it has learnt a key.
 		options = append(options, "LogLevel=ERROR")

@@ -29,6 +29,14 @@ func TestArguments(t *testing.T) {
 	if got := c.Arguments(); !slices.Equal(got, want) {
 		t.Errorf("got\n%q\nwant\n%q", got, want)
 	}
+	c.Agent = "/run/5%/ssh-agent"
+	if got := c.Arguments(); slices.Contains(got, "IdentityFile=none") {
+		t.Errorf("with a key of the user's own: %q", got)
+	}
+	c.Identity = ""
+	if got := strings.Join(c.Arguments(), " "); !strings.Contains(got, "-o ControlPath=none -o IdentityAgent=/run/5%%/ssh-agent -o IdentityFile=none -o IdentitiesOnly=no -o LogLevel=ERROR -l admin -p 2222 -- web.ampoule") {
+		t.Errorf("with an agent: %s", got)
+	}
 	c.Verbose = 2
 	if got := c.Arguments(); !slices.Equal(got[:2], []string{"-v", "-v"}) || slices.Contains(got, "LogLevel=ERROR") {
 		t.Errorf("with -vv: %q", got)

@@ -30,6 +30,8 @@ const (
 	ConsoleName = "console"
 	// OrdersName is the socket on which a run takes orders.
 	OrdersName = "orders"
+	// AgentName is the socket of the agent with the key of ampoule ssh.
+	AgentName = "ssh-agent"
 	// APIName and VSockName are sockets that a hypervisor makes, and NotifyName
 	// that at which the second connects a guest's service manager with us.
 	APIName    = "api"
@@ -228,7 +230,7 @@ func (c *Claim) replace(temporary, name string, data []byte) error {
 
 // removeFiles removes what is not the lock.
 func (c *Claim) removeFiles() {
-	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName, OrdersName, APIName, VSockName, NotifyName} {
+	for _, name := range []string{newRecord, recordName, newPlan, planName, ConsoleName, OrdersName, AgentName, APIName, VSockName, NotifyName} {
 		_ = os.Remove(filepath.Join(c.dir, name))
 	}
 }

@@ -66,6 +66,9 @@ type Record struct {
 	// kernel; empty and 0 where there is none.
 	VSock    string `json:"vsock,omitempty"`
 	VSockCID uint32 `json:"vsock_cid,omitempty"`
+	// SSHAgent is the path of the socket of the agent with a key that the guest
+	// takes; empty where it was given none.
+	SSHAgent string `json:"ssh_agent,omitempty"`
 	// Files are those of the host from which the guest and its runner were
 	// started, as they were then.
 	Files []File `json:"files,omitempty"`
@@ -132,7 +135,7 @@ func parse(data []byte) (Record, error) {
 // clean makes every text printable.
 func (r *Record) clean() {
 	for _, s := range []*string{
-		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console, &r.Orders, &r.VSock,
+		&r.Name, &r.Invocation, &r.File, &r.PlanDigest, &r.UnitDigest, &r.Merged, (*string)(&r.Phase), &r.Console, &r.Orders, &r.VSock, &r.SSHAgent,
 		&r.Hypervisor, &r.Version, &r.Accelerator, &r.Channel, &r.ChannelWhy,
 	} {
 		*s = printable(*s)

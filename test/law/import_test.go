@@ -14,7 +14,7 @@ func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
 			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/ssh", "internal/notify", "internal/vsock", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
-		{"internal/host", "internal/hostfiles", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel"},
+		{"internal/host", "internal/hostfiles", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel", "internal/sshagent"},
 		{"internal/layer", "internal/inspect"},
 		{"internal/spec"},
 		{"internal/plan"}, // what a driver fills
@@ -136,7 +136,7 @@ func permits() map[string]exceptions {
 			"internal/driver/drivertest": "writes VMs as files",
 		},
 		"internal/secret": {
-			"internal/credential": "values stay in it from the first byte", "internal/run": "hands sealed memory to the hypervisor",
+			"internal/credential": "values stay in it from the first byte", "internal/run": "hands sealed memory to the hypervisor", "internal/sshagent": "the seed of a key",
 		},
 		"github.com/spf13/cobra":                      {"internal/cli": "commands", "internal/gen": "manuals of the commands"},
 		"github.com/spf13/cobra/doc":                  {"internal/gen": "manuals of the commands"},

@@ -253,7 +253,7 @@ func orderScenarios() []scenario {
 			{"PUT", "/machine-config", `{"vcpu_count":2,"mem_size_mib":256}`, 204, ""}, launch(),
 		}},
 		{name: "order: what the stand-in does not play", fakeOnly: "the real program has it", steps: []step{
-			{"PUT", "/balloon", `{"amount_mib":1,"deflate_on_oom":true}`, 501, "stand-in"},
+			{"PUT", "/mmds", `{}`, 501, "stand-in"},
 			{"PATCH", "/vm", `{"state":"Paused"}`, 501, "stand-in"},
 		}},
 	}

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// step is a request and what comes back. In bodies, and in what is said, {name}
+// step is a request and what comes back; or AWAIT, and what the guest has to say
+// first. In bodies, and in what is said, {name}
 // stands for the path of a file of that name.
 type step struct {
 	method, path, body string
@@ -58,7 +59,7 @@ func running(steps ...step) []step {
 
 func scenarios() []scenario {
 	var all []scenario
-	for _, some := range [][]scenario{pathScenarios(), bodyScenarios(), machineScenarios(), bootScenarios(), driveScenarios(), deviceScenarios(), orderScenarios()} {
+	for _, some := range [][]scenario{pathScenarios(), bodyScenarios(), machineScenarios(), bootScenarios(), driveScenarios(), deviceScenarios(), networkScenarios(), memoryScenarios(), orderScenarios()} {
 		all = append(all, some...)
 	}
 	return all
@@ -108,6 +109,10 @@ func TestRefusals(t *testing.T) {
 // play asks in order.
 func (v *vmm) play(t *testing.T, s scenario) {
 	for i, step := range s.steps {
+		if step.method == "AWAIT" {
+			v.sees(step.body)
+			continue
+		}
 		a := v.ask(step.method, step.path, step.body)
 		if a.status != step.status {
 			t.Errorf("step %d, %s %s: status %d instead of %d\n%s", i+1, step.method, step.path, a.status, step.status, a.body)

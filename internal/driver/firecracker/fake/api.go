@@ -32,6 +32,15 @@ const (
 	putLogger
 	putMetrics
 	putSerial
+	putNetwork
+	putBalloon
+	patchBalloon
+	patchStatistics
+	getBalloon
+	getStatistics
+	putHotplug
+	patchHotplug
+	getHotplug
 	startMachine
 	pressKeys
 	flushMetrics
@@ -140,7 +149,16 @@ func parseRequest(r *request, path string) (a action, bad *requestError, unplaye
 		case first == "machine-config":
 			a, bad = parseMachineUpdate(r.body)
 			return a, bad, ""
-		case unplayedPatch(first, second):
+		case first == "balloon" && second == "statistics":
+			a, bad = withBody(patchStatistics, r.body, statisticsSchema())
+			return a, bad, ""
+		case first == "balloon" && second != "hinting":
+			a, bad = withBody(patchBalloon, r.body, balloonUpdateSchema())
+			return a, bad, ""
+		case first == "hotplug" && second == "memory":
+			a, bad = withBody(patchHotplug, r.body, hotplugUpdateSchema())
+			return a, bad, ""
+		case unplayedPatch(first):
 			return a, nil, "PATCH /" + first
 		}
 	case "DELETE":
@@ -154,12 +172,12 @@ func parseRequest(r *request, path string) (a action, bad *requestError, unplaye
 	return a, unknownPath(r, first), ""
 }
 
-func unplayedPatch(first, second string) bool {
+func unplayedPatch(first string) bool {
 	switch first {
 	case "balloon", "drives", "mmds", "network-interfaces", "pmem", "vm":
 		return true
 	}
-	return first == "hotplug" && second == "memory"
+	return false
 }
 
 func unknownPath(r *request, first string) *requestError {
@@ -182,7 +200,15 @@ func parseGet(r *request, first, second string) (a action, bad *requestError, un
 		a.do = getConfig
 	case first == "machine-config":
 		a.do = getMachine
-	case first == "balloon" || first == "mmds" || first == "hotplug" && second == "memory":
+	case first == "balloon" && second == "":
+		a.do = getBalloon
+	case first == "balloon" && second == "statistics":
+		a.do = getStatistics
+	case first == "balloon" && second != "hinting":
+		bad = generic("Unrecognized GET request path `" + second + "`.")
+	case first == "hotplug" && second == "memory":
+		a.do = getHotplug
+	case first == "balloon" || first == "mmds":
 		unplayed = "GET /" + first
 	default:
 		bad = unknownPath(r, first)
@@ -217,12 +243,17 @@ func parsePut(r *request, first, second string, named bool) (a action, bad *requ
 		a, bad = withBody(putLogger, r.body, loggerSchema())
 	case "metrics":
 		a, bad = withBody(putMetrics, r.body, metricsSchema())
-	case "balloon", "cpu-config", "pmem", "mmds", "network-interfaces", "snapshot":
+	case "network-interfaces":
+		a, bad = parseNetwork(r.body, second, named)
+	case "balloon":
+		a, bad = withBody(putBalloon, r.body, balloonSchema())
+	case "cpu-config", "pmem", "mmds", "snapshot":
 		return a, nil, "PUT /" + first
-	default:
-		if first == "hotplug" && second == "memory" {
-			return a, nil, "PUT /hotplug/memory"
+	case "hotplug":
+		if bad = unknownPath(r, first); second == "memory" {
+			a, bad = withBody(putHotplug, r.body, hotplugSchema())
 		}
+	default:
 		bad = unknownPath(r, first)
 	}
 	return a, bad, ""
@@ -250,12 +281,31 @@ func parseAction(body []byte) (action, *requestError) {
 	return a, nil
 }
 
-func parseDrive(body []byte, id string, named bool) (action, *requestError) {
+// checkID looks at the name in a path.
+func checkID(id string, named bool) *requestError {
 	switch {
 	case !named || id == "":
-		return action{}, &requestError{"The ID cannot be empty.", "EmptyID"}
+		return &requestError{"The ID cannot be empty.", "EmptyID"}
 	case strings.IndexFunc(id, func(r rune) bool { return r != '_' && !alphanumeric(r) }) >= 0:
-		return action{}, &requestError{"API Resource IDs can only contain alphanumeric characters and underscores.", "InvalidID"}
+		return &requestError{"API Resource IDs can only contain alphanumeric characters and underscores.", "InvalidID"}
+	}
+	return nil
+}
+
+func parseNetwork(body []byte, id string, named bool) (action, *requestError) {
+	if bad := checkID(id, named); bad != nil {
+		return action{}, bad
+	}
+	a, bad := withBody(putNetwork, body, networkSchema())
+	if bad == nil && a.config["iface_id"] != id {
+		bad = generic(fmt.Sprintf("The id from the path [%s] does not match the id from the body [%s]!", id, a.config["iface_id"]))
+	}
+	return a, bad
+}
+
+func parseDrive(body []byte, id string, named bool) (action, *requestError) {
+	if bad := checkID(id, named); bad != nil {
+		return action{}, bad
 	}
 	a, bad := withBody(putDrive, body, driveSchema())
 	if bad == nil && a.config["drive_id"] != id {

@@ -62,6 +62,47 @@ func bucketSchema() *schema {
 	}}
 }
 
+func networkSchema() *schema {
+	return &schema{name: "NetworkInterfaceConfig", fields: []field{
+		{name: "iface_id", kind: kindString},
+		{name: "host_dev_name", kind: kindString},
+		{name: "guest_mac", kind: kindMAC, optional: true},
+		{name: "mtu", kind: kindU16, optional: true},
+		{name: "rx_rate_limiter", kind: kindStruct, optional: true, of: limiterSchema()},
+		{name: "tx_rate_limiter", kind: kindStruct, optional: true, of: limiterSchema()},
+	}}
+}
+
+func balloonSchema() *schema {
+	return &schema{name: "BalloonDeviceConfig", fields: []field{
+		{name: "amount_mib", kind: kindU32},
+		{name: "deflate_on_oom", kind: kindBool},
+		{name: "stats_polling_interval_s", kind: kindU16, fallback: uint64(0)},
+		{name: "free_page_hinting", kind: kindBool, fallback: false},
+		{name: "free_page_reporting", kind: kindBool, fallback: false},
+	}}
+}
+
+func balloonUpdateSchema() *schema {
+	return &schema{name: "BalloonUpdateConfig", fields: []field{{name: "amount_mib", kind: kindU32}}}
+}
+
+func statisticsSchema() *schema {
+	return &schema{name: "BalloonUpdateStatsConfig", fields: []field{{name: "stats_polling_interval_s", kind: kindU16}}}
+}
+
+func hotplugSchema() *schema {
+	return &schema{name: "MemoryHotplugConfig", fields: []field{
+		{name: "total_size_mib", kind: kindUsize},
+		{name: "block_size_mib", kind: kindUsize, fallback: uint64(smallestBlock)},
+		{name: "slot_size_mib", kind: kindUsize, fallback: uint64(smallestSlot)},
+	}}
+}
+
+func hotplugUpdateSchema() *schema {
+	return &schema{name: "MemoryHotplugSizeUpdate", fields: []field{{name: "requested_size_mib", kind: kindUsize}}}
+}
+
 func vsockSchema() *schema {
 	return &schema{name: "VsockDeviceConfig", fields: []field{
 		{name: "vsock_id", kind: kindString, optional: true},

@@ -98,6 +98,11 @@ func (c *cmdline) addDevices(v *resources) error {
 		}
 		return nil
 	}
+	if v.balloon != nil {
+		if err := attach(); err != nil {
+			return err
+		}
+	}
 	for _, d := range v.drives {
 		if err := c.addRoot(d); err != nil {
 			return err
@@ -106,7 +111,12 @@ func (c *cmdline) addDevices(v *resources) error {
 			return err
 		}
 	}
-	for _, there := range []bool{v.vsock != nil, v.entropy != nil} {
+	for range v.networks {
+		if err := attach(); err != nil {
+			return err
+		}
+	}
+	for _, there := range []bool{v.vsock != nil, v.entropy != nil, v.hotplug != nil} {
 		if there {
 			if err := attach(); err != nil {
 				return err

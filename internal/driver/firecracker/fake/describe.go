@@ -9,7 +9,7 @@ func (v *resources) json() string {
 		drives = append(drives, ordered(driveSchema(), d.config, map[string]any{"is_read_only": false, "io_engine": "Sync"}))
 	}
 	config := struct {
-		Balloon  any               `json:"balloon"`
+		Balloon  json.RawMessage   `json:"balloon"`
 		Drives   []json.RawMessage `json:"drives"`
 		Boot     json.RawMessage   `json:"boot-source"`
 		CPU      any               `json:"cpu-config"`
@@ -17,13 +17,13 @@ func (v *resources) json() string {
 		Machine  json.RawMessage   `json:"machine-config"`
 		Metrics  any               `json:"metrics"`
 		MMDS     any               `json:"mmds-config"`
-		Networks []any             `json:"network-interfaces"`
+		Networks []json.RawMessage `json:"network-interfaces"`
 		Vsock    json.RawMessage   `json:"vsock"`
 		Entropy  json.RawMessage   `json:"entropy"`
 		Pmem     []any             `json:"pmem"`
-		Memory   any               `json:"memory-hotplug"`
+		Memory   json.RawMessage   `json:"memory-hotplug"`
 	}{
-		Drives: drives, Machine: json.RawMessage(v.machine.json()), Networks: []any{}, Pmem: []any{},
+		Drives: drives, Machine: json.RawMessage(v.machine.json()), Networks: []json.RawMessage{}, Pmem: []any{},
 		Boot: ordered(bootSchema(), map[string]any{}, map[string]any{"kernel_image_path": ""}),
 	}
 	if v.boot != nil {
@@ -36,6 +36,15 @@ func (v *resources) json() string {
 	}
 	if v.entropy != nil {
 		config.Entropy = ordered(entropySchema(), v.entropy, nil)
+	}
+	for _, n := range v.networks {
+		config.Networks = append(config.Networks, ordered(networkSchema(), n.config, nil))
+	}
+	if v.balloon != nil {
+		config.Balloon = ordered(balloonSchema(), v.balloon, nil)
+	}
+	if v.hotplug != nil {
+		config.Memory = ordered(hotplugSchema(), v.hotplug, nil)
 	}
 	return asJSON(config)
 }

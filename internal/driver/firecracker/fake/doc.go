@@ -35,8 +35,12 @@
 //     ended: before another InstanceStart, PUT /boot-source again.
 //   - The command line has 2048 bytes with the NUL at its end. InstanceStart adds
 //     " pci=off" (8 bytes), for a root device " root=/dev/vda rw" (17) and for
-//     each drive, vsock and entropy device " virtio_mmio.device=4K@0xc0001000:5"
+//     each balloon, drive, network, vsock, entropy and virtio-mem device " virtio_mmio.device=4K@0xc0001000:5"
 //     (35, or 36 from the sixth on), before a " -- ".
+//   - PUT /network-interfaces opens the tap at once, by its name, in the network
+//     namespace of the program, and makes it where there is none; one of several
+//     queues is refused. Nothing of the balloon or of virtio-mem can be changed
+//     before the guest's driver is there.
 //   - A guest that powers off halts; the program goes on. A reset by the
 //     keyboard controller ends it with exit code 0. A processor that fails, as by
 //     a triple fault, ends it with 1 and one line on standard error, and now and
@@ -52,8 +56,8 @@
 //
 // # Not played
 //
-// Requests of /balloon, /cpu-config, /hotplug, /mmds, /network-interfaces,
-// /pmem and /snapshot, PATCH of all but /machine-config, DELETE, and vhost-user
+// Requests of /cpu-config, /mmds, /pmem and /snapshot, hints of free pages, PATCH
+// of all but /machine-config, /balloon and /hotplug/memory, DELETE, and vhost-user
 // drives: status 501, which the real program does not have. Arguments that need
 // them, --config-file, --no-api and --seccomp-filter: exit code 70. A panic of
 // the real program, which dies by SIGABRT, is the exit code 134. The kernel is
@@ -76,6 +80,8 @@
 //	                    and "credentials: N"
 //	ignore-cad          Ctrl-Alt-Del is read and nothing is made of it
 //	no-keyboard         it is not read; the fifth is refused
+//	take-memory         the drivers of the balloon and of virtio-mem are there, and do
+//	                    what they are asked at once
 //	reboot              "reboot: Restarting system", exit code 0; with reboot=t in
 //	                    the command line a triple fault: 1
 //	poweroff            "reboot: Power off not available: System halted instead", as

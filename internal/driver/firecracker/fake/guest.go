@@ -21,6 +21,9 @@ type guest struct {
 	script   []word
 	keyboard *keyboard
 	began    time.Time
+
+	takesMemory bool   // its drivers of balloon and virtio-mem are there
+	requested   uint64 // of virtio-mem, in MiB
 }
 
 // keyboard is the i8042 controller: 16 bytes, of which Ctrl-Alt-Del takes four,
@@ -128,6 +131,10 @@ func (g *guest) act(w word) bool {
 		return g.notify(w.arg)
 	case "echo-secret-digest":
 		g.digests()
+	case "take-memory":
+		g.p.mu.Lock()
+		g.takesMemory = true
+		g.p.mu.Unlock()
 	case "reboot":
 		g.reboot()
 		return true

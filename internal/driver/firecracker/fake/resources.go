@@ -52,14 +52,17 @@ type vsock struct {
 }
 
 type resources struct {
-	machine machine
-	boot    *bootSource // nil: none yet
-	drives  []drive     // a root device is the first
-	vsock   *vsock
-	entropy map[string]any // nil: no such device
-	serial  *string        // where the console goes; nil: standard output
-	metrics *os.File
-	pci     bool
+	machine  machine
+	boot     *bootSource // nil: none yet
+	drives   []drive     // a root device is the first
+	vsock    *vsock
+	entropy  map[string]any // nil: no such device
+	balloon  map[string]any // nil: no such device
+	hotplug  map[string]any // nil: no such device
+	networks []network
+	serial   *string // where the console goes; nil: standard output
+	metrics  *os.File
+	pci      bool
 }
 
 // perform does what is asked; the body of the answer is "" where there is none.
@@ -75,13 +78,24 @@ func (p *process) perform(a action) (string, error) {
 		return p.vm.json(), nil
 	}
 	if p.run != nil {
-		return "", p.performRunning(a)
+		return p.performRunning(a)
 	}
 	switch a.do {
 	case putBoot:
 		return "", prefixed("Boot source error", p.vm.putBoot(a.config))
 	case updateMachine:
-		return "", prefixed("Machine config error", p.vm.machine.update(a.config))
+		return "", prefixed("Machine config error", p.vm.updateMachine(a.config))
+	case getBalloon:
+		if p.vm.balloon == nil {
+			return "", words("Balloon config error: No balloon device found.")
+		}
+		return p.vm.balloonJSON(), nil
+	case putBalloon:
+		return "", prefixed("Balloon config error", p.vm.putBalloon(a.config))
+	case putHotplug:
+		return "", prefixed("Memory hotplug config error", p.vm.putHotplug(a.config))
+	case putNetwork:
+		return "", prefixed("Network config error", p.vm.putNetwork(a.config))
 	case putDrive:
 		return "", prefixed("Drive config error", p.vm.putDrive(a.config))
 	case putVsock:
@@ -105,19 +119,37 @@ func (p *process) perform(a action) (string, error) {
 	return "", errPreBoot
 }
 
-func (p *process) performRunning(a action) error {
+func (p *process) performRunning(a action) (string, error) {
+	const internal, balloon = "Internal VMM error", "Balloon update error"
 	switch a.do {
 	case pressKeys:
-		return prefixed("Internal VMM error", prefixed("I8042 error", p.run.keyboard.press()))
+		return "", prefixed(internal, prefixed("I8042 error", p.run.keyboard.press()))
 	case flushMetrics:
-		return nil
-	case putDrive:
+		return "", nil
+	case putDrive, putNetwork:
 		if !p.vm.pci {
-			return words("PCI is not enabled")
+			return "", words("PCI is not enabled")
 		}
-		return errors.New("the stand-in does not play the hotplug of drives")
+		return "", errors.New("the stand-in does not play the hotplug of devices")
+	case getBalloon:
+		if p.vm.balloon == nil {
+			return "", prefixed(internal, errNoDevice)
+		}
+		return p.vm.balloonJSON(), nil
+	case getStatistics:
+		body, err := p.statistics()
+		return body, prefixed(internal, err)
+	case patchBalloon:
+		return "", prefixed(balloon, p.patchBalloon(a.config))
+	case patchStatistics:
+		return "", prefixed(balloon, p.patchStatistics(a.config))
+	case getHotplug:
+		body, err := p.hotplugStatus()
+		return body, prefixed(internal, err)
+	case patchHotplug:
+		return "", prefixed("Memory hotplug update error", p.patchHotplug(a.config))
 	}
-	return errPostBoot
+	return "", errPostBoot
 }
 
 func prefixed(what string, err error) error {
@@ -157,6 +189,19 @@ func (p *process) instance() string {
 		Version string `json:"vmm_version"`
 		App     string `json:"app_name"`
 	}{p.log.instance, state, Version, "Firecracker"})
+}
+
+// updateMachine leaves the memory that a balloon is to hold.
+func (v *resources) updateMachine(config map[string]any) error {
+	next := v.machine
+	if err := next.update(config); err != nil {
+		return err
+	}
+	if v.balloon != nil && next.mem < v.balloon["amount_mib"].(uint64) {
+		return words("The memory size (MiB) is smaller than the previously set balloon device target size.")
+	}
+	v.machine = next
+	return nil
 }
 
 // update takes what is given and keeps the rest.

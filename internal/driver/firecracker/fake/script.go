@@ -26,7 +26,7 @@ func vocabulary() map[string]argument {
 	return map[string]argument{
 		"say": takesText, "print": takesText, "wait": takesDuration, "echo": takesNone,
 		"notify": takesText, "echo-secret-digest": takesNone,
-		"ignore-cad": takesNone, "no-keyboard": takesNone,
+		"ignore-cad": takesNone, "no-keyboard": takesNone, "take-memory": takesNone,
 		"reboot": takesNone, "poweroff": mayTakeText, "halt": takesNone, "panic": takesText,
 		"crash": takesNumber, "kill": takesNumber,
 	}

@@ -16,7 +16,9 @@ const (
 	kindString kind = iota
 	kindPath
 	kindBool
+	kindMAC
 	kindU8
+	kindU16
 	kindU32
 	kindU64
 	kindUsize
@@ -306,11 +308,14 @@ func (d *decoder) value(f *field) (any, *jsonError) {
 		return d.object(f.of)
 	case kindEnum:
 		return d.variant(f.variants)
-	case kindString, kindPath, kindLevel:
+	case kindString, kindPath, kindLevel, kindMAC:
 		if c == '"' {
 			s, err := d.text()
 			if err == nil && f.kind == kindLevel {
 				return levelFilter(s)
+			}
+			if err == nil && f.kind == kindMAC {
+				return macAddress(s)
 			}
 			return s, err
 		}
@@ -360,6 +365,8 @@ func (d *decoder) integer(k kind) (any, *jsonError) {
 	switch k {
 	case kindU8:
 		limit, name = math.MaxUint8, "u8"
+	case kindU16:
+		limit, name = math.MaxUint16, "u16"
 	case kindU32:
 		limit, name = math.MaxUint32, "u32"
 	case kindUsize:

@@ -36,6 +36,8 @@ func checkCommand(s Streams) *cobra.Command {
 		Short: "Report every mistake of every file at once",
 		Long: "Reads the files of each VM and looks at what they name on this host: kernel, initrd, disks, credentials, memory, the hypervisor. " +
 			"Nothing is started and nothing is written. Credentials are read, except from sockets and FIFOs, to see whether they fit their channel, and forgotten.\n\n" +
+			"Each VM is also compared with all others of this host and with the other arguments, whether they run or not: a disk that one of them writes, " +
+			"a number on the host's vsock, an interface, a MAC address, a published port and a device are for one VM alone. A clash is an error at the line of each.\n\n" +
 			"Exit codes: 0 where no VM has an error, else 2. Warnings and notes do not count.",
 		Example:           "  ampoule check /etc/ampoule/*.microvm\n  ampoule check web --json",
 		Args:              argumentsOf("check takes one or more of NAME and FILE", 1, -1),
@@ -46,12 +48,21 @@ func checkCommand(s Streams) *cobra.Command {
 			}
 			results := make([]checked, 0, len(args))
 			code := 0
+			loaded := make([]pipeline.Result, 0, len(args))
 			for _, argument := range args {
-				res := sel.load(argument)
+				loaded = append(loaded, sel.load(argument))
+			}
+			neighbours := sel.neighbours(loaded)
+			for i, argument := range args {
+				res := loaded[i]
 				c := checked{Argument: argument, VM: res.Source.Name, Problems: judge(cmd.Context(), s, res)}
 				if len(res.Source.Files) > 0 && !source.IsFile(argument) {
 					// A FILE is run by hand; a NAME has a unit.
 					c.Problems = append(c.Problems, generator.CheckUnit(sel.root, res)...)
+					c.Problems.Sort()
+				}
+				if both := clashes(res, neighbours); len(both) > 0 {
+					c.Problems = append(c.Problems, both...)
 					c.Problems.Sort()
 				}
 				if c.Problems == nil {

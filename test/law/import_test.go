@@ -21,7 +21,7 @@ func order() [][]string {
 		{"internal/driver", "internal/devices"},
 		{"internal/driver/drivertest", "internal/driver/*"},
 		{"internal/driver/all"},
-		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/privileged"},
+		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/privileged", "internal/clash"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
 		{"internal/verify", "internal/apply", "internal/clean"},

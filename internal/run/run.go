@@ -255,6 +255,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	r.judgeRunner(&problems)
 	r.judgeState(&problems)
 	r.judgePrivileged(&problems)
+	r.judgePorts(&problems)
 	s := start{Answers: answers}
 	if refused := r.refuseEarly(answers); refused.HasErrors() {
 		return s, append(problems, refused...)

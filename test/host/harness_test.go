@@ -90,6 +90,16 @@ type host struct {
 	shown   bool // the journal, after the first failure
 }
 
+// packages are what a host of a release has beside systemd; virtiofsd is a package
+// of its own in the newer, and none in the older.
+func packages(systemd int) []string {
+	all := []string{"qemu-system-x86", "qemu-utils", "seabios", "procps", "iproute2"}
+	if systemd >= 257 {
+		all = append(all, "virtiofsd")
+	}
+	return all
+}
+
 // newHost installs a host and boots it. Args are further arguments of
 // systemd-nspawn.
 func newHost(t testing.TB, systemd int, args ...string) *host {
@@ -97,7 +107,7 @@ func newHost(t testing.TB, systemd int, args ...string) *host {
 	need.All(t, need.VM, need.Root, need.Guest)
 	nspawn.Need(t)
 	g := guest.Get(t, "bookworm")
-	root := nspawn.Root(t, nspawn.Recipe{Suite: suites[systemd], Packages: []string{"qemu-system-x86", "qemu-utils", "seabios", "procps"}})
+	root := nspawn.Root(t, nspawn.Recipe{Suite: suites[systemd], Packages: packages(systemd)})
 	args = append(args, "--bind-ro="+packageDir(t)+":/media", "--bind-ro="+g.Kernel+":/var/lib/guest/vmlinuz", "--bind-ro="+g.Initrd+":/var/lib/guest/initrd")
 	h := &host{TB: t, Machine: nspawn.NewMachine(t, root, args...), systemd: systemd}
 	h.PowerOn()

@@ -24,6 +24,13 @@ type generated struct {
 	// Links have their paths beside the unit, with what they point to.
 	Links    []generator.Link `json:"links"`
 	Problems diag.List        `json:"problems"`
+	// Shares are the units of what serves the VM's shares.
+	Shares []generatedShare `json:"shares,omitempty"`
+}
+
+type generatedShare struct {
+	Unit string `json:"unit"`
+	Text string `json:"text"`
 }
 
 func generateCommand(s Streams) *cobra.Command {
@@ -129,6 +136,9 @@ func printUnits(s Streams, units []generator.Unit, asJSON bool) error {
 		out := make([]generated, 0, len(units))
 		for _, u := range units {
 			g := generated{VM: u.VM, Unit: u.Name, State: u.State, Text: string(u.Text), Links: append([]generator.Link{}, u.Symlinks()...), Problems: u.Problems}
+			for _, share := range u.Shares {
+				g.Shares = append(g.Shares, generatedShare{share.Name, string(share.Text)})
+			}
 			if g.Problems == nil {
 				g.Problems = diag.List{}
 			}
@@ -145,6 +155,11 @@ func printUnits(s Streams, units []generator.Unit, asJSON bool) error {
 		}
 		if _, err := fmt.Fprintf(s.Out, "# %s/%s (%s)\n%s", generator.Directory, u.Name, u.State, u.Text); err != nil {
 			return err
+		}
+		for _, share := range u.Shares {
+			if _, err := fmt.Fprintf(s.Out, "\n# %s/%s (%s)\n%s", generator.Directory, share.Name, u.State, share.Text); err != nil {
+				return err
+			}
 		}
 		for _, l := range u.Symlinks() {
 			if _, err := fmt.Fprintf(s.Out, "# %s/%s -> %s\n", generator.Directory, l.Path, l.Target); err != nil {

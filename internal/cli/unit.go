@@ -26,7 +26,7 @@ func unitCommand(s Streams) *cobra.Command {
 		Args:   argumentsOf("unit takes a command", 0, 0),
 		RunE:   func(*cobra.Command, []string) error { return errors.New("unit takes a command") },
 	}
-	cmd.AddCommand(refuseCommand(s), resumeCommand(s), endedCommand(), sourcesCommand(s), holdCommand(s), releaseCommand(),
+	cmd.AddCommand(refuseCommand(s), resumeCommand(s), endedCommand(), sourcesCommand(s), holdCommand(s), releaseCommand(), shareCommand(s),
 		prepareCommand(s), undoCommand(s))
 	return cmd
 }

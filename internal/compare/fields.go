@@ -172,6 +172,8 @@ func identity(list string, e map[string]any) string {
 		return text("protocol") + " " + port(e)
 	case "vm.devices":
 		return text("bus") + ":" + text("address")
+	case "vm.shares":
+		return text("tag")
 	case "vm.api.start":
 		return text("method") + " " + text("path")
 	case "vm.api.body":
@@ -217,7 +219,7 @@ func kin(list string, e map[string]any) string {
 	case "vm.command":
 		option, _, _ := strings.Cut(*whole(list, e), " ")
 		return option
-	case "vm.disks", "vm.devices", "vm.networks", "vm.ports", "vm.credentials", "unit.credentials":
+	case "vm.disks", "vm.shares", "vm.devices", "vm.networks", "vm.ports", "vm.credentials", "unit.credentials":
 		return text("from")
 	}
 	return text("name")
@@ -315,6 +317,17 @@ func whole(list string, v any) *string {
 	case "vm.networks":
 		out = text("kind")
 		for _, name := range []string{"name", "bridge", "link", "mode", "mac", "queues", "vhost", "mtu"} {
+			if value := shown(list+"[]."+name, e[name]); value != nil {
+				out += "," + name + "=" + *value
+			}
+		}
+	case "vm.shares":
+		out = text("source") + ":" + text("tag")
+		if at := text("mount_point"); at != "" {
+			out += ":" + at
+		}
+		out += ":" + text("protocol")
+		for _, name := range []string{"read_only", "cache", "security"} {
 			if value := shown(list+"[]."+name, e[name]); value != nil {
 				out += "," + name + "=" + *value
 			}

@@ -13,7 +13,7 @@ func features() []Feature {
 	return []Feature{
 		{Name: "channel smbios"}, {Name: "channel fw_cfg"}, {Name: "channel initrd"},
 		{Name: "console"}, {Name: "disk raw"}, {Name: "disk qcow2"}, {Name: "disk vhd"}, {Name: "disk vhdx"},
-		{Name: "disk direct"}, {Name: "disk serial"},
+		{Name: "disk direct"}, {Name: "disk serial"}, {Name: "share virtiofs"}, {Name: "share 9p"},
 		{Name: "device pci"}, {Name: "device usb"},
 		{Name: "readiness started"}, {Name: "readiness console"}, {Name: "readiness guest"},
 		{Name: "huge pages 2M"}, {Name: "huge pages 1G"}, {Name: "cpu topology"}, {Name: "watchdog"},

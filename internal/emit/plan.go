@@ -61,6 +61,9 @@ func Plan(w io.Writer, p *plan.Plan) error {
 	for _, d := range vm.Devices {
 		row("Device", d.String(), d.From)
 	}
+	for _, s := range vm.Shares {
+		row("Share", share(s), s.From)
+	}
 	row("Console", map[bool]string{true: "serial", false: "none"}[vm.Console], "Console")
 	if vm.MachineID != "" {
 		row("Machine ID", vm.MachineID, "MachineID")
@@ -187,6 +190,24 @@ func made(d plan.Disk) string {
 		return " and " + d.FileSystem
 	}
 	return " and " + d.FileSystem + " " + d.Label
+}
+
+func share(s plan.Share) string {
+	parts := []string{s.Protocol}
+	if s.ReadOnly {
+		parts = append(parts, "read-only")
+	}
+	if s.Cache != "" {
+		parts = append(parts, "cache "+s.Cache)
+	}
+	if s.Security != "" {
+		parts = append(parts, "security "+s.Security)
+	}
+	where := s.Tag
+	if s.MountPoint != "" {
+		where += " at " + s.MountPoint
+	}
+	return s.Source + " as " + where + " (" + strings.Join(parts, ", ") + ")"
 }
 
 func vsock(v plan.VSock) string {

@@ -127,6 +127,7 @@ func (s UnitSource) unit() unitfile.Block {
 			entry("where its credentials come from, and who may put them there", "RequiresMountsFor", strings.Join(words, " ")),
 			entry("", "After", secretServices))
 	}
+	entries = append(entries, s.shareDependencies()...)
 	if s.kernelVSock() {
 		// The sandbox opens the device that is there when the service starts.
 		const module = "modprobe@vhost_vsock.service"

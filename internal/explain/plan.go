@@ -52,6 +52,7 @@ func fieldOrigins() []origin {
 		{"vm.kernel_command_line_max", []string{"Hypervisor"}, "a limit of the architecture"},
 		{"vm.disks", []string{"Disk"}, ""},
 		{"vm.devices", []string{"Device"}, ""},
+		{"vm.shares", []string{"Share"}, ""},
 		{"vm.console", []string{"Console"}, ""},
 		{"vm.machine_id", []string{"MachineID"}, ""},
 		{"vm.guest_systemd", []string{"GuestSystemd"}, ""},

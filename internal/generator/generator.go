@@ -69,8 +69,10 @@ type Unit struct {
 	// is not said of a unit that is hidden.
 	Masked bool
 	// Text is that of the unit; nil where it is masked or hidden.
-	Text     []byte
-	Links    []spec.Link
+	Text  []byte
+	Links []spec.Link
+	// Shares are the units of what serves the VM's shares.
+	Shares   []emit.ShareUnit
 	Problems diag.List
 	// Files is what the VM's files came to, whatever state they are in; nil where
 	// they were not read.
@@ -272,7 +274,7 @@ func (g *Generator) load(u *Unit, running bool, room *emit.Room) {
 	}
 	if !u.Problems.HasErrors() {
 		var err error
-		if u.Text, err = g.unit(res, room); err == nil {
+		if u.Text, u.Shares, err = g.unit(res, room); err == nil {
 			u.State = Made
 			return
 		}
@@ -286,13 +288,19 @@ func (g *Generator) load(u *Unit, running bool, room *emit.Room) {
 	g.fail(u, res)
 }
 
-// unit writes the unit of a plan.
-func (g *Generator) unit(res pipeline.Result, room *emit.Room) ([]byte, error) {
+// unit writes the unit of a plan, and those of its shares.
+func (g *Generator) unit(res pipeline.Result, room *emit.Room) ([]byte, []emit.ShareUnit, error) {
 	_, prepared := slices.BinarySearch(g.prepared, res.Source.Name)
-	return emit.Unit(emit.UnitSource{
+	source := emit.UnitSource{
 		Room: room, Plan: res.Plan, JSON: res.JSON, Resolved: res.Resolved, Main: res.Source.Main, Files: res.Files(), Program: g.in.Program, KVMGroup: g.kvmGroup,
 		Prepared: prepared,
-	})
+	}
+	shares, err := emit.ShareUnits(source)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := emit.Unit(source)
+	return text, shares, err
 }
 
 // fail writes the unit that says what is wrong.
@@ -337,6 +345,9 @@ func (g *Generator) keep(u *Unit, fate emit.Fate) bool {
 		return false
 	}
 	text, err := emit.Kept(last, u.VM, g.in.Program, fate, u.Problems)
+	if err == nil {
+		u.Shares, err = emit.KeptShares(last, g.in.Program)
+	}
 	if err != nil {
 		return false
 	}

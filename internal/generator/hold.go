@@ -42,8 +42,15 @@ func Hold(root, program string) ([]string, error) {
 			continue // a VM in a unit of somebody else's
 		}
 		text, err := emit.Kept(last, vm, program, emit.Gone, diag.List{{Origin: diag.Origin{File: program, Line: 1}, What: "ampoule was removed"}})
+		var shares []emit.ShareUnit
 		if err == nil {
-			err = w.Write(Unit{VM: vm, Name: name, State: Gone, Text: append([]byte(hostfiles.HeldMark), text...)})
+			shares, err = emit.KeptShares(last, program)
+		}
+		for i := range shares {
+			shares[i].Text = append([]byte(hostfiles.HeldMark), shares[i].Text...)
+		}
+		if err == nil {
+			err = w.Write(Unit{VM: vm, Name: name, State: Gone, Text: append([]byte(hostfiles.HeldMark), text...), Shares: shares})
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", name, err))
@@ -65,7 +72,8 @@ func Release(root string) error {
 		return err
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "microvm@") || !e.Type().IsRegular() {
+		ours := strings.HasPrefix(e.Name(), "microvm@") || strings.HasPrefix(e.Name(), "microvm-share@")
+		if !ours || !e.Type().IsRegular() {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())

@@ -70,6 +70,11 @@ func (w *Writer) Write(u Unit) error {
 			return err
 		}
 	}
+	for _, s := range u.Shares {
+		if err := w.replace(filepath.Join(w.Out, s.Name), s.Text, nil); err != nil {
+			return err
+		}
+	}
 	for _, l := range u.Symlinks() {
 		if err := w.hang(l); err != nil {
 			return err

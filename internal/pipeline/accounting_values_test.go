@@ -53,6 +53,8 @@ func microVMValues() map[string]values {
 		"VSockCID":          {[]string{"auto", "3", "77"}, []string{"2", "4294967295", "any"}},
 		"SSH":               {[]string{"ephemeral", "no"}, []string{"yes", "~/.ssh/id"}},
 		"LoadCredential":    {[]string{"A:/run/secrets/a", "A:/run/secrets/b", "B:/run/secrets/b", "%i:/run/secrets/i", "C", "outer:/run/secrets/o"}, []string{"a/b:/x", "A:x/y", "ampoule.x:/y"}},
+		"Share": {[]string{"/srv/one:one", "/srv/two:two:/mnt/two:ro,cache=always", "/srv/three:three:9p", "/srv/one:ro:9p,ro", "/srv/four:four:/four:9p,security=none"},
+			[]string{"/srv", "srv:a", "/etc:a", "/srv:a:zip", "/srv:a/b", "/run/secrets/x:a"}},
 		"LoadCredentialEncrypted": {
 			[]string{"A:/run/secrets/a.cred", "B:/run/secrets/b.cred", accountedVM + ":/run/secrets/i.cred"}, []string{"B=/x"},
 		},

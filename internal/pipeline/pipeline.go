@@ -270,6 +270,12 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 		origins.add(d.From)
 		part.Devices = append(part.Devices, plan.Device{Bus: d.Bus, Address: d.Address, From: d.From.ID})
 	}
+	for _, s := range vm.Shares {
+		origins.add(s.From)
+		part.Shares = append(part.Shares, plan.Share{
+			Source: s.Source, Tag: s.Tag, MountPoint: s.MountPoint, ReadOnly: s.ReadOnly, Protocol: s.Protocol, Cache: s.Cache, Security: s.Security, From: s.From.ID,
+		})
+	}
 	part.Credentials = credentials(vm.Credentials, origins)
 	for _, g := range vm.Given() {
 		given := plan.Given{Name: g.Name, Value: g.Value, From: g.From.ID}

@@ -174,6 +174,7 @@ var badValues = map[string][]string{
 	"KernelCommandLine":       {"systemd.set_credential=a:b", `"open`, "CREDENTIALS_DIRECTORY=/x"},
 	"Disk":                    {"/x:rw", "../x", "/x:size=1G"},
 	"Device":                  {"pci:01:00.0", "pci:0000:01:00.8", "usb:1", "usb:046d:", "isa:1", "/dev/sda"},
+	"Share":                   {"/srv", "srv:a", "/:a", "/etc:a", "/srv:a/b", "/srv:a:zip", "/srv:a:ro,rw", "/srv:a:security=none", "/srv:a:9p,cache=never", "/srv:a:cache=some", "/srv:" + strings.Repeat("t", 37), "/srv:" + strings.Repeat("t", 32) + ":9p", "/srv:a:/", "/srv:a:ro:/mnt"},
 	"Console":                 {"tty", "yes"},
 	"MachineID":               {"1234", "00000000000000000000000000000000"},
 	"GuestSystemd":            {"251", "v257"},
@@ -231,7 +232,7 @@ func TestOverridesCount(t *testing.T) {
 		"MachineID": strings.Repeat("a", 32), "GuestSystemd": "257", "Readiness": "started", "CredentialChannel": "fw_cfg",
 		"Runner": "/r", "HypervisorPath": "/q", "Hypervisor": "qemu", "HypervisorArgs": "-foo", "KernelCommandLine": "x", "Disk": "/d", "Device": "usb:1-2",
 		"LoadCredential": "A:/a", "LoadCredentialEncrypted": "KEY:/e", "SetCredential": "ENV:y", "SetCredentialEncrypted": "ENV:YWJj",
-		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto", "SSH": "ephemeral", "Network": "user", "PublishPort": "8080:80",
+		"ImportCredential": "foo*", "Credential": "inner:elsewhere", "Image": "/nowhere", "RestartIfChanged": "no", "VSockCID": "auto", "SSH": "ephemeral", "Network": "user", "PublishPort": "8080:80", "Share": "/srv/x:x",
 		"CPUTopology": "1:2:1", "HugePages": "2M", "MemoryHotplug": "1G", "Balloon": "yes", "Watchdog": "yes",
 	}
 	base := mustPlan(t, tree(t, map[string]string{"etc/ampoule/web.microvm": whole}), "web")

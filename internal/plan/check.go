@@ -28,7 +28,7 @@ func (p *Plan) check() error {
 	if err := spec.CheckName(vm.Name); err != nil {
 		return fmt.Errorf("vm.name: %w", err)
 	}
-	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkDevices, checkReadiness, checkVSock, checkNetworks, checkControl, checkResize, checkCommand, checkChannels, checkGiven} {
+	for _, f := range []func(*VM) error{checkNumbers, checkPaths, checkDisks, checkShares, checkDevices, checkReadiness, checkVSock, checkNetworks, checkControl, checkResize, checkCommand, checkChannels, checkGiven} {
 		if err := f(vm); err != nil {
 			return err
 		}

@@ -280,6 +280,9 @@ func (e *encoder) vm(vm *VM) {
 	if len(vm.Devices) > 0 {
 		list(e, "devices", vm.Devices, e.device)
 	}
+	if len(vm.Shares) > 0 {
+		list(e, "shares", vm.Shares, e.share)
+	}
 	e.boolean("console", vm.Console)
 	e.textIfSet("machine_id", vm.MachineID)
 	e.number("guest_systemd", int64(vm.GuestSystemd))
@@ -460,6 +463,19 @@ func (e *encoder) device(d *Device) {
 	e.text("bus", d.Bus)
 	e.text("address", d.Address)
 	e.from(d.From)
+	e.end()
+}
+
+func (e *encoder) share(s *Share) {
+	e.begin()
+	e.text("source", s.Source)
+	e.text("tag", s.Tag)
+	e.textIfSet("mount_point", s.MountPoint)
+	e.trueIfSet("read_only", s.ReadOnly)
+	e.text("protocol", s.Protocol)
+	e.textIfSet("cache", s.Cache)
+	e.textIfSet("security", s.Security)
+	e.from(s.From)
 	e.end()
 }
 

@@ -30,6 +30,7 @@ func reference(t testing.TB, v any) []byte {
 func bareVM(vm VM) VM {
 	vm.Disks = changed(vm.Disks, func(d *Disk) { d.From = "" })
 	vm.Devices = changed(vm.Devices, func(d *Device) { d.From = "" })
+	vm.Shares = changed(vm.Shares, func(s *Share) { s.From = "" })
 	vm.Credentials = changed(vm.Credentials, func(c *Credential) { c.From = "" })
 	vm.Given = changed(vm.Given, func(g *Given) { g.From = "" })
 	vm.Networks = changed(vm.Networks, func(n *Network) { n.From = "" })

@@ -101,6 +101,7 @@ type VM struct {
 	CommandLineMax    int          `json:"kernel_command_line_max"`
 	Disks             []Disk       `json:"disks"`
 	Devices           []Device     `json:"devices,omitempty"`
+	Shares            []Share      `json:"shares,omitempty"`
 	Console           bool         `json:"console"`
 	MachineID         string       `json:"machine_id,omitempty"`
 	GuestSystemd      int          `json:"guest_systemd"`

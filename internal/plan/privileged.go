@@ -7,6 +7,9 @@ func (vm *VM) Privileged() []string {
 	for _, d := range vm.Devices {
 		ids = append(ids, d.From)
 	}
+	for _, s := range vm.Served() {
+		ids = append(ids, s.From)
+	}
 	return ids
 }
 

@@ -50,7 +50,7 @@ type step struct {
 }
 
 // steps are carried out in this order, and undone in the opposite one.
-func steps() []step { return []step{newHostDevices().step()} }
+func steps() []step { return []step{newHostDevices().step(), {prepareShares, releaseShares}} }
 
 // Request is who wants a VM prepared.
 type Request struct {

@@ -49,8 +49,14 @@ func (r *runner) takePrivileged(ctx context.Context) (undo func(), problems diag
 	}
 	if len(r.Plan.VM.Privileged()) > 0 && len(r.Handed) == 0 && r.byHand() {
 		request := privileged.Request{Plan: r.Plan, User: os.Geteuid(), Group: os.Getegid(), Owner: fmt.Sprintf("pid %d", os.Getpid())}
+		end, wrong := r.serveShares(ctx)
+		if undo = end; wrong.HasErrors() {
+			return undo, wrong
+		}
 		r.Handed, problems = privileged.Prepare(ctx, request)
+		problems = append(wrong, problems...)
 		undo = func() {
+			defer end()
 			if _, err := privileged.Release(request); err != nil {
 				r.warn("%s: removing what was made for the VM: %v", r.Plan.VM.Name, err)
 			}

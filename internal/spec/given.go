@@ -23,6 +23,9 @@ func (vm *VM) Given() []Given {
 	if vm.SSH.Value == EphemeralKey {
 		out = append(out, Given{Name: SSHCredential, Does: "gives the guest's sshd the key of ampoule ssh", From: vm.SSH.From})
 	}
+	if fstab, from := vm.mounts(); fstab != "" {
+		out = append(out, Given{Name: FstabCredential, Value: fstab, Does: "has the guest mount its shares", From: from})
+	}
 	return out
 }
 

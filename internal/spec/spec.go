@@ -90,6 +90,7 @@ type VM struct {
 
 	Disks   []Disk
 	Devices []Device
+	Shares  []Share
 
 	Console   Setting[string]
 	Readiness Setting[Readiness]
@@ -268,6 +269,7 @@ func (r *reader) check() {
 	r.checkImage()
 	r.checkMemory()
 	r.checkDisks()
+	r.checkShares()
 	r.checkCredentials()
 	r.checkSSH()
 	r.checkGiven()

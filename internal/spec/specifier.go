@@ -34,6 +34,9 @@ type Identity struct {
 // Unit returns the name of the VM's service.
 func (id Identity) Unit() string { return UnitName(id.Name) }
 
+// ShareUnitName returns the service that serves a share of the VM.
+func ShareUnitName(vm, tag string) string { return "microvm-share@" + vm + ":" + tag + ".service" }
+
 // VMOf is the VM of a service of that name; false: it is none that UnitName gives.
 func VMOf(unit string) (name string, ok bool) {
 	name, begins := strings.CutPrefix(unit, "microvm@")

@@ -57,7 +57,7 @@ func (row *Row) show(value string) string {
 // table has all rows and tableKeys their names, in the same order. Both are made
 // once and never changed: a generator asks them about every line of every VM.
 var (
-	table     = slices.Concat(imageRows(), hypervisorRows(), cpuMemoryRows(), memoryRows(), watchdogRows(), bootRows(), diskRows(), deviceRows(), consoleRows(), vsockRows(), networkRows(), credentialRows(), runnerRows(), applyRows())
+	table     = slices.Concat(imageRows(), hypervisorRows(), cpuMemoryRows(), memoryRows(), watchdogRows(), bootRows(), diskRows(), shareRows(), deviceRows(), consoleRows(), vsockRows(), networkRows(), credentialRows(), runnerRows(), applyRows())
 	tableKeys = namesOf(table)
 )
 

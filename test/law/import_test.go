@@ -20,7 +20,7 @@ func order() [][]string {
 		{"internal/plan"}, // what a driver fills
 		{"internal/driver", "internal/devices"},
 		{"internal/driver/drivertest", "internal/driver/*"},
-		{"internal/driver/all"},
+		{"internal/driver/all", "internal/share"},
 		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/privileged", "internal/clash"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
@@ -91,12 +91,13 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/devices": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/clean": edges, "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/share": edges, "internal/clean": edges, "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
-			"internal/ssh":  "finds the ssh client",
-			"internal/host": "facts that only a program tells", "internal/credential": "systemd-creds decrypts",
+			"internal/ssh":   "finds the ssh client",
+			"internal/share": "the version of virtiofsd",
+			"internal/host":  "facts that only a program tells", "internal/credential": "systemd-creds decrypts",
 			"internal/run":             "the hypervisor's version, and the tool that makes qcow2 disks",
 			"internal/systemdkeys/gen": "asks git for systemd's releases",
 		},
@@ -112,11 +113,11 @@ func permits() map[string]exceptions {
 		"golang.org/x/sys/unix": {
 			"internal/ssh":  "hands a socket on",
 			"internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
-			"internal/process": edges, "internal/console": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/run": edges, "internal/privileged": edges, "internal/tsc": "pins a thread while it measures",
+			"internal/process": edges, "internal/console": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/run": edges, "internal/privileged": edges, "internal/share": edges, "internal/tsc": "pins a thread while it measures",
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/devices": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/privileged": edges, "internal/clean": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/privileged": edges, "internal/share": edges, "internal/clean": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",
@@ -141,7 +142,7 @@ func permits() map[string]exceptions {
 		"github.com/spf13/cobra":                      {"internal/cli": "commands", "internal/gen": "manuals of the commands"},
 		"github.com/spf13/cobra/doc":                  {"internal/gen": "manuals of the commands"},
 		"golang.org/x/term":                           {"internal/console": "raw mode", "internal/run": "gives the terminal back as a runner found it", "internal/cli": "is a person reading"},
-		"github.com/coreos/go-systemd/v22/daemon":     {"internal/run": "tells the service manager"},
+		"github.com/coreos/go-systemd/v22/daemon":     {"internal/run": "tells the service manager", "internal/share": "tells the service manager"},
 		"github.com/coreos/go-systemd/v22/activation": {"internal/cli": "takes what the service manager hands over"},
 		"github.com/godbus/dbus/v5":                   {"internal/systemd": "asks the service manager"},
 		"github.com/rogpeppe/go-internal/testscript":  {},

@@ -23,6 +23,7 @@ func arguments() []driver.Argument {
 		{Name: "--memory", Refused: "this is what Memory= sets", Use: "use Memory="},
 		{Name: "--disk", Refused: "this is what Disk= sets", Use: "use Disk="},
 		{Name: "--net", Refused: "this is what Network= sets", Use: "use Network="},
+		{Name: "--fs", Refused: "this is what Share= sets", Use: "use Share="},
 		{Name: "--vsock", Refused: "this is what VSockCID= sets", Use: "use VSockCID="},
 		{Name: "--platform", Refused: "this table carries the credentials", Use: "use LoadCredential= or SetCredential="},
 		{Name: "--serial", Refused: "this is what Console= sets", Use: "use Console="},

@@ -102,6 +102,11 @@ func check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, "accepted: pci:DDDD:BB:DD.F", "%s", refusals()["device usb"])
 		}
 	}
+	for _, s := range vm.Shares {
+		if s.Protocol != spec.VirtioFS {
+			s.From.Errorf(problems, "accepted: virtiofs; or Hypervisor=qemu", "%s", refusals()["share "+s.Protocol])
+		}
+	}
 	driver.CheckASCII(vm, problems)
 	driver.CheckArguments(vm, arguments(), "cloud-hypervisor takes the options of a VM only if all of it stands on its command line, and Ampoule hands it over by the API", problems)
 }
@@ -179,6 +184,13 @@ func config(vm *spec.VM) []plan.Field {
 	}
 	for i, d := range vm.Devices {
 		fields = append(fields, plan.TextAt(fmt.Sprintf("/devices/%d/path", i), "/sys/bus/pci/devices/"+d.Address+"/", d.From.ID))
+	}
+	for i, s := range vm.Shares {
+		if i == 0 { // whoever serves it maps the guest's memory
+			fields = append(fields, plan.TrueAt("/memory/shared", s.From.ID))
+		}
+		at := fmt.Sprintf("/fs/%d/", i)
+		fields = append(fields, plan.TextAt(at+"tag", s.Tag, s.From.ID), plan.TextAt(at+"socket", plan.ShareSocket(vm.Identity.Name, s.Tag), s.From.ID))
 	}
 	if v := driver.OwnVSock(vm); v != nil {
 		fields = append(fields, plan.NumberAt("/vsock/cid", v.CID, vm.VSockCID.From.ID), plan.AskAt("/vsock/socket", plan.AskVSock, vm.VSockCID.From.ID))

@@ -11,6 +11,7 @@ func refusals() map[string]string {
 		"device usb":     "cloud-hypervisor has no USB; give the PCI device of the whole controller, or use Hypervisor=qemu",
 		"channel fw_cfg": "cloud-hypervisor has no fw_cfg unless it was built with it, which no distribution does; use smbios or initrd",
 		"network user":   "cloud-hypervisor has no network of its own; use tap, bridge or macvtap, or Hypervisor=qemu",
+		"share 9p":       "cloud-hypervisor has no 9p; use virtiofs",
 		"machine type":   "cloud-hypervisor has one machine and no types of it",
 		"emulation":      "cloud-hypervisor needs KVM and emulates no processor; Hypervisor=qemu does",
 	}

@@ -21,6 +21,8 @@ func refusals() map[string]string {
 		"huge pages 1G":  "firecracker takes huge pages of 2M only",
 		"cpu topology":   "firecracker has one socket, with one thread on each core or, on x86-64, two",
 		"watchdog":       "firecracker has no watchdog; WatchdogSec= in [Service] watches over firecracker itself",
+		"share virtiofs": "firecracker connects no file systems with its guest; Hypervisor=qemu and cloud-hypervisor do, or use Disk=",
+		"share 9p":       "firecracker has no 9p; Hypervisor=qemu has, or use Disk=",
 		"machine type":   "firecracker has one machine and no types of it",
 		"emulation":      "firecracker needs KVM and emulates no processor; Hypervisor=qemu does",
 		"reboot":         "firecracker ends when its guest reboots, and Ampoule counts that as a power-off; Restart=always in [Service] starts it again, with its credentials read anew",

@@ -138,6 +138,9 @@ func check(vm *spec.VM, p platform, problems *diag.List) {
 	for _, d := range vm.Devices {
 		d.From.Errorf(problems, "remove it, or use another hypervisor", "%s", no["device "+d.Bus])
 	}
+	for _, s := range vm.Shares {
+		s.From.Errorf(problems, "remove it, or use another hypervisor", "%s", no["share "+s.Protocol])
+	}
 	checkID(vm, problems)
 	driver.CheckArguments(vm, arguments(), "Ampoule hands the VM over by the API, and passes on only what does not concern it", problems)
 }

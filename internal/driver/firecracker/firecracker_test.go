@@ -39,6 +39,8 @@ func TestContract(t *testing.T) {
 		{Name: "vhd", Lines: []string{"Disk=/a:vhd"}, Refused: "raw disks only", Feature: "disk vhd"},
 		{Name: "vhdx", Lines: []string{"Disk=/a:vhdx,ro"}, Refused: "raw disks only", Feature: "disk vhdx"},
 		{Name: "direct", Lines: []string{"Disk=/a:direct"}, Refused: "page cache", Feature: "disk direct"},
+		{Name: "virtiofs", Lines: []string{"Share=/srv/x:x"}, Refused: "connects no file systems", Feature: "share virtiofs"},
+		{Name: "9p", Lines: []string{"Share=/srv/x:x:9p"}, Refused: "has no 9p", Feature: "share 9p"},
 		{Name: "serial", Lines: []string{"Disk=/a:serial=s"}, Refused: "no serial numbers", Feature: "disk serial"},
 		{Name: "too many processors", Lines: []string{"VCPU=33"}, Refused: "1 to 32"},
 		{Name: "too many disks", Lines: manyDisks(15), Refused: "at most 14 disks"},

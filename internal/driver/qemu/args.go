@@ -73,10 +73,26 @@ func checkArgs(vm *spec.VM, m machine, problems *diag.List) {
 			at.Errorf(problems, "use another id", "the network at %s has this id", n.From.Origin)
 		case option == "device" && len(vm.Devices) > 0 && (strings.HasPrefix(value, "vfio-pci") || strings.HasPrefix(value, "usb-host")):
 			at.Errorf(problems, "use Device=", "this is what Device= sets (%s)", vm.Devices[0].From.Origin)
+		case len(vm.Shares) > 0 && (option == "device" || option == "chardev" || option == "fsdev") && isShare(value):
+			at.Errorf(problems, "use Share=, or another id", "this is what Share= sets (%s)", vm.Shares[0].From.Origin)
 		case option == "global" && strings.HasPrefix(value, "fw_cfg"):
 			at.Errorf(problems, "remove it", "the fw_cfg device carries the credentials")
 		}
 	}
+}
+
+// isShare reports whether the value of an option has a name that those of shares
+// have, or makes a file system for the guest.
+func isShare(value string) bool {
+	if strings.HasPrefix(value, "vhost-user-fs-") || strings.HasPrefix(value, "virtio-9p-") {
+		return true
+	}
+	for word := range strings.SplitSeq(value, ",") {
+		if number, ok := strings.CutPrefix(word, "id=fs"); ok && number != "" && strings.Trim(number, "0123456789") == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // carriesCredentials reports whether the value of -smbios makes a structure of

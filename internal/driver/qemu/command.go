@@ -54,6 +54,9 @@ func (m machine) command(vm *spec.VM) []plan.Part {
 		parts = append(parts, literal(d.From.ID, m.disk(i, d)...))
 	}
 	parts = append(parts, devices(vm)...)
+	for i, s := range vm.Shares {
+		parts = append(parts, literal(s.From.ID, m.share(vm, i, s)...))
+	}
 	parts = append(parts, plan.Part{Ask: plan.AskChannel})
 	if vm.VSockCID.Set {
 		parts = append(parts, plan.Part{

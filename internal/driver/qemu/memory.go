@@ -78,7 +78,15 @@ func resize(vm *spec.VM) *plan.Resize {
 // inFile reports whether the memory is a file without a name, and names the
 // assignment that wants it.
 func inFile(vm *spec.VM) (from string, ok bool) {
-	return vm.HugePages.From.ID, vm.HugePages.Value > 0
+	if vm.HugePages.Value > 0 {
+		return vm.HugePages.From.ID, true
+	}
+	for _, s := range vm.Shares {
+		if s.Protocol == spec.VirtioFS { // whoever serves it maps the guest's memory
+			return s.From.ID, true
+		}
+	}
+	return "", false
 }
 
 // backend is the word for memory that is such a file. The file is mapped shared,

@@ -123,6 +123,11 @@ func (m machine) check(vm *spec.VM, problems *diag.List) {
 			d.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks", m.maxDisks), "more disks than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)
 		}
 	}
+	for i, s := range vm.Shares {
+		if len(vm.Disks)+len(vm.Networks)+i >= m.maxDisks {
+			s.From.Errorf(problems, fmt.Sprintf("accepted: at most %d disks, networks and shares together", m.maxDisks), "more devices than the machine type %s (%s) takes", m.name, vm.Machine.From.Origin)
+		}
+	}
 }
 
 // accelerators lists the answers to Accelerator=, the preferred first.

@@ -32,6 +32,10 @@ func TestContract(t *testing.T) {
 		{Name: "watchdog on microvm", Lines: []string{"Machine=microvm", "Watchdog=yes"}, Refused: "use Machine=q35"},
 		{Name: "user network", Lines: []string{"Network=user", "PublishPort=127.0.0.1:8080-8082:80-82", "PublishPort=53:53/udp", "HypervisorArgs=-netdev user,id=other -device virtio-net-pci,netdev=other"}},
 		{Name: "user network on microvm", Lines: []string{"Machine=microvm", "Network=user:mac=02:00:00:00:00:01,mtu=1400"}},
+		{Name: "shares", Lines: []string{"Share=/srv/x:x", "Share=/srv/y,z:y:9p", "Share=/srv/ro:ro:/mnt:9p,ro", "GuestSystemd=257"}},
+		{Name: "shares on microvm", Lines: []string{"Machine=microvm", "Share=/srv/x:x:ro,cache=always", "Share=/srv/y:y:9p,security=none"}},
+		{Name: "too many shares", Lines: append(append([]string{"Machine=microvm"}, manyDisks(16)...), "Share=/srv/x:x"), Refused: "at most 16 disks, networks and shares together"},
+		{Name: "share by argument", Lines: []string{"Share=/srv/x:x", "HypervisorArgs=-chardev socket,path=/x,id=fs0"}, Refused: "this is what Share= sets"},
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
 
 		{Name: "devices", Lines: []string{"Device=pci:0000:01:00.0", "Device=usb:046D:c077", "Device=usb:1-2.3"}},

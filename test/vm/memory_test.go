@@ -186,10 +186,12 @@ func TestMemoryByAPI(t *testing.T) {
 	})
 	m.waitFor(m.console, "^OK$", 1, bootTime)
 	m.waitFor(m.words, "started, guest not observed", 1, bootTime)
-	i, ok := state.Look(filepath.Join(m.dir, "run"))
-	if !ok || i.Record == nil || i.Record.Orders == "" {
-		t.Fatalf("no socket for orders: %+v", i)
+	dir := filepath.Join(m.dir, "run")
+	record, err := state.Read(dir)
+	if err != nil || record.Orders != filepath.Join(dir, "orders") {
+		t.Fatalf("no socket for orders: %v, %+v", err, record)
 	}
+	i := state.Instance{Dir: dir, Record: &record}
 	for _, mib := range []int64{256, 384, 384, 512, 128, 256} {
 		got, err := run.AskMemory(t.Context(), i, mib<<20)
 		// No guest of a few instructions heeds a balloon.

@@ -501,6 +501,8 @@ func (g *guest) handle(e event) (out Outcome, over bool) {
 		}
 	case waits, reboots:
 		return g.reboot(e.what == waits)
+	case unfed:
+		g.warn("%s: the guest's watchdog has run out, and resets it", g.Plan.VM.Name)
 	case panicked:
 		return g.panicked()
 	case poweredOff:

@@ -61,6 +61,8 @@ const (
 	reboots
 	panicked
 	poweredOff
+	// unfed: the guest's watchdog has run out, and the guest is reset.
+	unfed
 	// ended: somebody else ended it.
 	ended
 )

@@ -111,6 +111,8 @@ func (c *qmpControl) translate(data any) (event, bool) {
 		}
 		c.waiting = false
 		go c.afterReset()
+	case qmp.Watchdog:
+		return event{what: unfed}, true
 	case qmp.GuestPanicked:
 		// With shutdown=pause QEMU stops here and sends no SHUTDOWN.
 		return event{what: panicked}, true

@@ -206,3 +206,21 @@ func TestMemoryByAPI(t *testing.T) {
 		t.Errorf("leaks, or the scan is blind:\n%s", report.Table())
 	}
 }
+
+// TestWatchdogResets: a guest that opens its watchdog and feeds it no more is reset,
+// which is a reboot, with its credentials.
+func TestWatchdogResets(t *testing.T) {
+	need.All(t, need.VMAll, need.Root, need.QEMU, need.Guest)
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("exec 3>/dev/watchdog0 && echo x >&3 && echo opened && sleep 600\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, options{
+		lines:   append(kernelLines(guest.GetWatchdog(t, "trixie")), "Watchdog=yes", "KernelCommandLine=i6300esb.heartbeat=5", "LoadCredential="+guest.ScriptName+":"+script),
+		service: []string{"TimeoutStopSec=1s"},
+	})
+	m.waitFor(m.console, "AMPOULE-REPORT said opened", 1, bootTime)
+	m.waitFor(m.words, "test: the guest's watchdog has run out, and resets it", 1, bootTime)
+	m.waitFor(m.words, "test reboots", 1, bootTime)
+	m.waitFor(m.console, "AMPOULE-REPORT said opened", 2, bootTime)
+}

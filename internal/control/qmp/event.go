@@ -42,6 +42,9 @@ type GuestPanicked struct {
 // guest cares, it does not say.
 type Powerdown struct{}
 
+// Watchdog stands for WATCHDOG: the guest's has run out.
+type Watchdog struct{}
+
 // Stop stands for STOP: the virtual processors are halted.
 type Stop struct{}
 
@@ -72,6 +75,8 @@ func (e Event) Decode() (any, error) {
 		return decodeData[Reset](e)
 	case "GUEST_PANICKED":
 		return decodeData[GuestPanicked](e)
+	case "WATCHDOG":
+		return Watchdog{}, nil
 	case "POWERDOWN":
 		return Powerdown{}, nil
 	case "STOP":

@@ -88,6 +88,21 @@ func GetGeneric(t testing.TB, suite string) Guest {
 	return g
 }
 
+// GetWatchdog is [Get] with Debian's kernel for any machine and its driver for the
+// watchdog of QEMU.
+func GetWatchdog(t testing.TB, suite string) Guest {
+	t.Helper()
+	root, cache, err := places()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _, err := build(root, cache, suite, "--kernel", "generic", "--module", "i6300esb")
+	if err != nil {
+		t.Fatalf("guest %s with a watchdog: %v", suite, err)
+	}
+	return g
+}
+
 // Build is [Get] without a test.
 func Build(suite string) (Guest, error) {
 	root, cache, err := places()

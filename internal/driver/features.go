@@ -17,7 +17,7 @@ func features() []Feature {
 		{Name: "device pci"}, {Name: "device usb"},
 		{Name: "readiness started"}, {Name: "readiness console"}, {Name: "readiness guest"},
 		{Name: "huge pages 2M"}, {Name: "huge pages 1G"}, {Name: "cpu topology"}, {Name: "watchdog"},
-		{Name: "network user"},
+		{Name: "network user"}, {Name: "network tap"}, {Name: "network macvtap"}, {Name: "network queues"}, {Name: "network vhost"}, {Name: "network mtu"},
 		{Name: "memory hotplug"}, {Name: "balloon"},
 		{Name: "vsock"}, {Name: "machine type"}, {Name: "emulation"},
 		{Name: "power button", Unasked: true}, {Name: "reboot", Unasked: true},

@@ -27,7 +27,7 @@ func network(n plan.Network) string {
 	if n.Queues > 1 {
 		parts = append(parts, fmt.Sprintf("%d pairs of queues", n.Queues))
 	}
-	if n.VHost == "yes" || n.VHost == "no" {
+	if n.VHost == "yes" {
 		parts = append(parts, "vhost="+n.VHost)
 	}
 	if n.MTU > 0 {

@@ -76,10 +76,15 @@ func TestEveryAnswer(t *testing.T) {
 		}
 		for _, r := range res.Plan.VM.API.Start {
 			head, fields, _ := strings.Cut(rest, "\n")
-			if strings.TrimSpace(head) != r.String() {
-				t.Fatalf("%s: %q, want %s", hypervisor, head, r.String())
+			if strings.TrimSpace(head) != r.Method+" "+r.Path {
+				t.Fatalf("%s: %q, want %s %s", hypervisor, head, r.Method, r.Path)
 			}
-			rest = fields
+			if rest = fields; r.Ask != "" {
+				var line string
+				if line, rest, _ = strings.Cut(rest, "\n"); !strings.HasPrefix(line, "    with it ") || !strings.HasSuffix(line, origin(res.Plan, r.From)) {
+					t.Errorf("%s: %q is not what goes with the request", hypervisor, line)
+				}
+			}
 			for _, f := range r.Body {
 				if fieldValue(res.Plan.VM, f) == "" {
 					continue

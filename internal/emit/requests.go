@@ -18,7 +18,10 @@ func requests(b *strings.Builder, p *plan.Plan) {
 	b.WriteString("\nRequests\n")
 	t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
 	for _, r := range p.VM.API.Start {
-		fmt.Fprintf(t, "  %s\n", Visible(r.String()))
+		fmt.Fprintf(t, "  %s %s\n", r.Method, Visible(r.Path))
+		if r.Ask == plan.AskNetwork {
+			fmt.Fprintf(t, "    with it\t<descriptors>\t%s\n", origin(p, r.From))
+		}
 		for _, f := range r.Body {
 			value := fieldValue(p.VM, f)
 			if value == "" {

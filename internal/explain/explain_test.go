@@ -149,7 +149,7 @@ func others() map[string][]string {
 		"HypervisorArgs": {"-device nec-usb-xhci", "--log-file /run/log", "--id other"}, "Accelerator": {"kvm", "tcg"}, "Machine": {"microvm"},
 		"VCPU": {"3"}, "Memory": {"2G"}, "Kernel": {"/boot/other"}, "Initrd": {"/boot/other.img"}, "KernelCommandLine": {"debug"},
 		"MachineID": {"11111111111111111111111111111111"}, "GuestSystemd": {"257"}, "Disk": {"other.raw:size=1M"}, "Device": {"pci:0000:02:00.0"}, "Share": {"/srv/other:other", "/srv/other:other:9p"}, "Console": {"none"}, "Readiness": {"console:^other"},
-		"VSockCID": {"77", "auto"}, "Network": {"user:mac=02:00:00:00:00:07"}, "PublishPort": {"8443:443"}, "CredentialChannel": {"fw_cfg", "initrd"}, "RestartIfChanged": {"off"}, "Runner": {"/opt/other-runner"}, "LoadCredential": {"KEY:/run/secrets/other"},
+		"VSockCID": {"77", "auto"}, "Network": {"user:mac=02:00:00:00:00:07", "tap:mac=02:00:00:00:00:07"}, "PublishPort": {"8443:443"}, "CredentialChannel": {"fw_cfg", "initrd"}, "RestartIfChanged": {"off"}, "Runner": {"/opt/other-runner"}, "LoadCredential": {"KEY:/run/secrets/other"},
 		"LoadCredentialEncrypted": {"SEALED:/run/secrets/other"}, "SetCredential": {"KEY:other"}, "SetCredentialEncrypted": {"SEALED:BBBB"},
 		"CPUTopology": {"1:2:1", "1:1:1"}, "HugePages": {"1G", "2M"}, "MemoryHotplug": {"256M"}, "Balloon": {"yes", "no"}, "Watchdog": {"yes", "no"},
 		"SSH":              {"ephemeral", "no"},

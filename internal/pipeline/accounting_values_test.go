@@ -48,7 +48,7 @@ func microVMValues() map[string]values {
 		"Device":            {[]string{"pci:0000:01:00.0", "pci:0000:01:00.1", "usb:046d:c077", "usb:1-2.3"}, []string{"pci:01:00.0", "usb:1", "isa:1"}},
 		"Console":           {[]string{"auto", "none"}, []string{"tty"}},
 		"Readiness":         {[]string{"auto", "started", "guest", "console:^login", "console:ready"}, []string{"later", "console:("}},
-		"Network":           {[]string{"user", "user:mac=02:00:00:00:00:01", "user:mtu=1400"}, []string{"tun", "user:name=x", "user:mac=03:00:00:00:00:01"}},
+		"Network":           {[]string{"user", "user:mac=02:00:00:00:00:01", "tap", "tap:queues=2", "bridge:br0,vhost=yes", "tap:mtu=1400", "macvtap:eth0"}, []string{"tun", "user:name=x", "tap:name=abcdefghijklmnop"}},
 		"PublishPort":       {[]string{"8080:80", "127.0.0.1:8081:81/udp", "9000-9002:90-92", "[::1]:8082:80"}, []string{"80", "0:80", "1-2:3"}},
 		"VSockCID":          {[]string{"auto", "3", "77"}, []string{"2", "4294967295", "any"}},
 		"SSH":               {[]string{"ephemeral", "no"}, []string{"yes", "~/.ssh/id"}},

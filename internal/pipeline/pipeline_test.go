@@ -185,7 +185,7 @@ var badValues = map[string][]string{
 	"Balloon":                 {"maybe"},
 	"Watchdog":                {"maybe"},
 	"VSockCID":                {"0", "2", "-3", "4294967295", "4294967299", "03x", "any"},
-	"Network":                 {"lan", "user:x", "user:mac=0", "user:mac=00:00:00:00:00:00", "user:mac=01:00:00:00:00:01", "user:mtu=9000", "user:queues=2", "user:mac=02:00:00:00:00:01,mac=02:00:00:00:00:02"},
+	"Network":                 {"lan", "user:x", "user:mac=0", "user:mac=00:00:00:00:00:00", "user:mac=01:00:00:00:00:01", "user:mtu=9000", "user:queues=2", "tap:name=a/b", "tap:queues=0", "tap:vhost=on", "bridge:", "bridge:a b", "macvtap:eth0,mode=none", "tap:mtu=100000", "user:mac=02:00:00:00:00:01,mac=02:00:00:00:00:02"},
 	"PublishPort":             {"80", ":80", "70000:80", "x:80", "8080:80/sctp", "::1:80:80", "[::1:80:80", "1.2.3:80:80", "1-2:3", "2-1:4-3", "8080:80"},
 	"SSH":                     {"ephemeral", "yes"},
 	"LoadCredential":          {"a/b:/x", ":x", "a:rel/ative", "ampoule.x:/x", "a:/x/../y"},

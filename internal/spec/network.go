@@ -55,14 +55,18 @@ func MacVTapModes() []string { return []string{"bridge", "private", "vepa", "pas
 // VHosts are the values of vhost=, the default first.
 func VHosts() []string { return []string{"auto", "yes", "no"} }
 
-const acceptedNetwork = "accepted: user[:OPTION,…] with the options mac=MAC, mtu=N"
+const acceptedNetwork = "accepted: user[:OPTION,…], tap[:OPTION,…], bridge:BRIDGE[,OPTION…], macvtap:LINK[,OPTION…]"
 
 func networkRows() []Row {
 	return []Row{{
-		Name: "Network", Merge: layer.List, Form: "KIND[:OPTION,…]", Words: []string{"user"}, Accepted: acceptedNetwork,
+		Name: "Network", Merge: layer.List, Form: "KIND[:OPTION,…]", Words: []string{"user", "tap", "bridge:", "macvtap:"}, Accepted: acceptedNetwork,
 		Help: "A network of the guest. user: one in the hypervisor's process, by which the guest reaches what this host reaches, and is itself reached by PublishPort= alone. " +
-			"Options, separated by commas: mac=MAC, the guest's address; mtu=N, in bytes. " +
-			"Without mac= the address is 02: and the first five bytes of the SHA-256 sum of NAME/N, where N counts the networks of the VM from 0.",
+			"tap: an interface of this host, which somebody else gives an address or a bridge. bridge:BRIDGE: a tap that is attached to the bridge of that name. " +
+			"macvtap:LINK: a second address of the interface LINK; this host itself cannot reach it. " +
+			"Options, separated by commas: mac=MAC, the guest's address; mtu=N, in bytes. And for all but user: name=INTERFACE, at most 15 bytes; queues=N, pairs of queues, of which no more are of use than there are processors; " +
+			"vhost=auto, yes or no: the host's kernel moves the packets, by default where it can. mode=bridge, private, vepa or passthru is that of a macvtap. " +
+			"Without mac= the address is 02: and the first five bytes of the SHA-256 sum of NAME/N, where N counts the networks of the VM from 0; without name= the interface is called vmN-NAME, or, " +
+			"where that is too long, vmN_ with the beginning of the name and of the sum. Interfaces are made when the VM starts and removed when it has ended.",
 		apply: func(r *reader, value string, from From) error {
 			expanded, err := r.Identity.Expand(value)
 			if err != nil {
@@ -232,9 +236,6 @@ func CheckInterface(name string) error {
 func (r *reader) checkNetworks(resolved *layer.Resolved) {
 	for i := range r.vm.Networks {
 		n := &r.vm.Networks[i]
-		if n.Kind != UserNetwork {
-			n.From.Errorf(r.problems, "accepted: user[:OPTION,…]", "this version of Ampoule makes no interfaces yet")
-		}
 		for j := range i {
 			other := &r.vm.Networks[j]
 			if n.MAC == other.MAC {

@@ -62,7 +62,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		CommandLineMax:    2047, // COMMAND_LINE_SIZE of both architectures without its NUL
 		KernelCommandLine: driver.KernelWords(vm, p.console, "panic=-1"),
 		VSock:             driver.OwnVSock(vm),
-		Networks:          driver.Networks(vm, false),
+		Networks:          driver.Networks(vm, driver.Interfaces{}),
 		Control:           plan.HTTP,
 		API:               api(vm),
 		Resize:            resize(vm),

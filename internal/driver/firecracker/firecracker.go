@@ -77,7 +77,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		CommandLineMax:    commandLineMax(vm, p),
 		KernelCommandLine: driver.KernelWords(vm, "ttyS0", p.words...),
 		VSock:             driver.OwnVSock(vm),
-		Networks:          driver.Networks(vm, true),
+		Networks:          driver.Networks(vm, driver.Interfaces{ByName: true}),
 		Control:           plan.HTTP,
 		API:               api(vm, p),
 		Resize:            resize(vm),

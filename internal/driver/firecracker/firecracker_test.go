@@ -21,6 +21,11 @@ func TestContract(t *testing.T) {
 		{Name: "kernel command line beyond ASCII", Lines: []string{"Initrd=/i", "KernelCommandLine=a=ü"}},
 		{Name: "own binary", Lines: []string{"Initrd=/i", "HypervisorPath=/opt/fc"}},
 
+		{Name: "interfaces", Lines: []string{"Initrd=/i", "Network=tap:mtu=1400,vhost=no", "Network=bridge:br0,mac=02:00:00:00:00:01"}},
+		{Name: "macvtap", Lines: []string{"Network=macvtap:eth0"}, Refused: "opens an interface by its name", Feature: "network macvtap"},
+		{Name: "queues", Lines: []string{"Network=tap:queues=2"}, Refused: "queues=1", Feature: "network queues"},
+		{Name: "vhost", Lines: []string{"Network=bridge:br0,vhost=yes"}, Refused: "moves the packets itself", Feature: "network vhost"},
+		{Name: "too many networks", Lines: append([]string{"Network=tap"}, manyDisks(14)...), Refused: "at most 14 disks and networks together"},
 		{Name: "user network", Lines: []string{"Network=user"}, Refused: "no network of its own", Feature: "network user"},
 		{Name: "machine", Lines: []string{"Machine=q35"}, Refused: "no types of it", Feature: "machine type"},
 		{Name: "emulation", Lines: []string{"Accelerator=tcg"}, Refused: "needs KVM", Feature: "emulation"},

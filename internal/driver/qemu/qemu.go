@@ -95,7 +95,7 @@ func (Driver) Compose(vm *spec.VM, architecture string) (plan.VM, diag.List) {
 		Binary:         driver.Binary(vm, "qemu-system-x86_64", "qemu-kvm"),
 		Machine:        m.name,
 		CommandLineMax: 2047, // x86's COMMAND_LINE_SIZE without its NUL
-		Networks:       driver.Networks(vm, false),
+		Networks:       driver.Networks(vm, driver.Interfaces{VHost: true}),
 		Control:        plan.QMP,
 		Accelerator:    m.accelerators(vm.Accelerator.Value),
 		Channels:       m.channels(vm, &problems),

@@ -36,6 +36,8 @@ func TestContract(t *testing.T) {
 		{Name: "shares on microvm", Lines: []string{"Machine=microvm", "Share=/srv/x:x:ro,cache=always", "Share=/srv/y:y:9p,security=none"}},
 		{Name: "too many shares", Lines: append(append([]string{"Machine=microvm"}, manyDisks(16)...), "Share=/srv/x:x"), Refused: "at most 16 disks, networks and shares together"},
 		{Name: "share by argument", Lines: []string{"Share=/srv/x:x", "HypervisorArgs=-chardev socket,path=/x,id=fs0"}, Refused: "this is what Share= sets"},
+		{Name: "interfaces", Lines: []string{"Network=tap:queues=4,mtu=9000", "Network=bridge:br0,vhost=no", "Network=macvtap:eth0,mode=passthru", "Network=user"}},
+		{Name: "interfaces on microvm", Lines: []string{"Machine=microvm", "Network=tap:queues=2,vhost=yes"}},
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
 
 		{Name: "devices", Lines: []string{"Device=pci:0000:01:00.0", "Device=usb:046D:c077", "Device=usb:1-2.3"}},

@@ -47,6 +47,8 @@ Readiness=console:^login
 VSockCID=auto
 SSH=ephemeral
 Network=user
+Network=bridge:br0,queues=2
+Network=tap:name=lan0
 PublishPort=8080:80
 Runner=/opt/runner
 LoadCredential=KEY:/run/secrets/key

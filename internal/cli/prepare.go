@@ -64,6 +64,10 @@ func prepareCommand(s Streams) *cobra.Command {
 	return cmd
 }
 
+// hostNetwork is where the interfaces of services are: with PrivateNetwork= even
+// what root does for a service is in the service's own.
+const hostNetwork = "/proc/1/ns/net"
+
 // prepare has it done for the service in which this is carried out.
 func prepare(cmd *cobra.Command, p *plan.Plan) ([]*os.File, diag.List) {
 	whole := func(format string, args ...any) diag.List {
@@ -86,7 +90,7 @@ func prepare(cmd *cobra.Command, p *plan.Plan) ([]*os.File, diag.List) {
 	if !ok {
 		return nil, whole("looking for the VM's user: the owner of %s is not known on this system", dir)
 	}
-	return privileged.Prepare(cmd.Context(), privileged.Request{Plan: p, User: int(owner.Uid), Group: int(owner.Gid), Owner: invocation})
+	return privileged.Prepare(cmd.Context(), privileged.Request{Plan: p, User: int(owner.Uid), Group: int(owner.Gid), Owner: invocation, Network: hostNetwork})
 }
 
 // undoCommand is for a line ExecStopPost=-+ of a unit.
@@ -99,7 +103,7 @@ func undoCommand(s Streams) *cobra.Command {
 			if err := spec.CheckName(args[0]); err != nil {
 				return err
 			}
-			done, err := privileged.Release(privileged.Request{Plan: &plan.Plan{VM: plan.VM{Name: args[0]}}, Owner: os.Getenv("INVOCATION_ID")})
+			done, err := privileged.Release(privileged.Request{Plan: &plan.Plan{VM: plan.VM{Name: args[0]}}, Owner: os.Getenv("INVOCATION_ID"), Network: hostNetwork})
 			if err != nil {
 				return fmt.Errorf("removing what was made for the VM: %w", err)
 			}

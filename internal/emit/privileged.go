@@ -58,3 +58,42 @@ const undo = "unit undo "
 func Undoes(key, value string) bool {
 	return key == "ExecStopPost" && strings.HasPrefix(value, "-+") && strings.Contains(value, " "+undo)
 }
+
+// interfaces opens the devices by which root makes the guest's interfaces: the
+// limits of a unit are those of its ExecStartPre=+ too. The VM's user comes to
+// nothing by them.
+func (s UnitSource) interfaces() []unitfile.Entry {
+	var out []unitfile.Entry
+	seen := map[string]bool{}
+	allow := func(n *plan.Network, device string) {
+		if !seen[device] {
+			seen[device] = true
+			out = append(out, entry(s.Plan.Origin(n.From).String()+", "+plan.KeyOf(n.From)+"=; for root, before the start", "DeviceAllow", device+" rw"))
+		}
+	}
+	for i := range s.Plan.VM.Networks {
+		n := &s.Plan.VM.Networks[i]
+		if !n.ByDescriptor() {
+			continue
+		}
+		if n.Kind == plan.MacVTap {
+			allow(n, "char-macvtap")
+		} else {
+			allow(n, "/dev/net/tun")
+		}
+		if n.VHost != "no" {
+			allow(n, "/dev/vhost-net")
+		}
+	}
+	return out
+}
+
+// macvtaps names the first line that asks for one, or is empty.
+func (s UnitSource) macvtaps() string {
+	for _, n := range s.Plan.VM.Networks {
+		if n.Kind == plan.MacVTap {
+			return s.Plan.Origin(n.From).String() + ", " + plan.KeyOf(n.From) + "="
+		}
+	}
+	return ""
+}

@@ -47,7 +47,7 @@ func (s UnitSource) sandbox(out []unitfile.Entry) ([]unitfile.Entry, error) {
 		entry("by default all instances of a template have one", "User", userOf(s.Plan.VM.Name)),
 		unitfile.Entry{Lines: lines},
 	)
-	for _, opened := range [][]unitfile.Entry{s.calls(), s.accelerator(), s.vsock(), s.networks(), s.devices(), s.paths(), s.shares()} {
+	for _, opened := range [][]unitfile.Entry{s.calls(), s.accelerator(), s.vsock(), s.networks(), s.interfaces(), s.devices(), s.paths(), s.shares()} {
 		out = append(out, opened...)
 	}
 	return out, err

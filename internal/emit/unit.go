@@ -135,6 +135,11 @@ func (s UnitSource) unit() unitfile.Block {
 		entries = append(entries, entry(why, "Wants", module), entry(why, "After", module))
 	}
 	entries = append(entries, s.driverModule()...)
+	if why := s.macvtaps(); why != "" {
+		// Likewise: it is allowed by the name under which the module has its devices.
+		const module = "modprobe@macvtap.service"
+		entries = append(entries, entry(why, "Wants", module), entry(why, "After", module))
+	}
 	return unitfile.Block{Name: "Unit", Entries: append(entries, s.pass("Unit")...)}
 }
 

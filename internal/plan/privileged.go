@@ -1,9 +1,16 @@
 package plan
 
+import "fmt"
+
 // Privileged names the assignments for which root has to do something before the
 // VM starts, or after it has ended: each is a name in Origins.
 func (vm *VM) Privileged() []string {
 	var ids []string
+	for i := range vm.Networks {
+		if n := &vm.Networks[i]; n.Kind != UserNetwork {
+			ids = append(ids, n.From)
+		}
+	}
 	for _, d := range vm.Devices {
 		ids = append(ids, d.From)
 	}
@@ -25,4 +32,26 @@ type Handed struct {
 }
 
 // Needs lists the files that are to be handed over.
-func (vm *VM) Needs() []Handed { return nil }
+func (vm *VM) Needs() []Handed {
+	var out []Handed
+	for i := range vm.Networks {
+		n := &vm.Networks[i]
+		if !n.ByDescriptor() {
+			continue
+		}
+		out = append(out, Handed{vm.TapName(i), n.Queues, n.Queues, n.From})
+		switch n.VHost {
+		case "yes":
+			out = append(out, Handed{vm.VHostName(i), n.Queues, n.Queues, n.From})
+		case "auto":
+			out = append(out, Handed{vm.VHostName(i), 0, n.Queues, n.From})
+		}
+	}
+	return out
+}
+
+// TapName is the name of the files of a network, by its number in the plan.
+func (vm *VM) TapName(i int) string { return fmt.Sprintf("ampoule.net%d", i) }
+
+// VHostName is that of the files by which the host's kernel moves its packets.
+func (vm *VM) VHostName(i int) string { return fmt.Sprintf("ampoule.vhost%d", i) }

@@ -31,6 +31,8 @@ type VM struct {
 	// Dir is a directory of root's alone, where a step keeps what it must know
 	// when the VM has ended. It is there from Prepare to Release.
 	Dir string
+	// Network is the file of the host's network namespace; empty: our own.
+	Network string
 
 	handed []*os.File
 }
@@ -50,7 +52,7 @@ type step struct {
 }
 
 // steps are carried out in this order, and undone in the opposite one.
-func steps() []step { return []step{newHostDevices().step(), {prepareShares, releaseShares}} }
+func steps() []step { return []step{networks(), newHostDevices().step(), {prepareShares, releaseShares}} }
 
 // Request is who wants a VM prepared.
 type Request struct {
@@ -59,6 +61,9 @@ type Request struct {
 	// Owner tells one start of the VM from another: an invocation of its service,
 	// a process of somebody who runs it by hand.
 	Owner string
+	// Network is the file of the network namespace in which the VM's interfaces
+	// are; empty: our own.
+	Network string
 	// Dir is where to remember what was done; empty: hostfiles.Prepared.
 	Dir string
 
@@ -82,7 +87,7 @@ func Prepare(ctx context.Context, r Request) ([]*os.File, diag.List) {
 	if _, err := r.release(""); err != nil {
 		return nil, whole(fmt.Errorf("removing what an earlier start has left: %w", err))
 	}
-	vm := &VM{Plan: r.Plan, User: r.User, Group: r.Group, Dir: r.memory()}
+	vm := &VM{Plan: r.Plan, User: r.User, Group: r.Group, Dir: r.memory(), Network: r.Network}
 	if err := remember(vm, r.Owner); err != nil {
 		return nil, whole(fmt.Errorf("preparing the host for the VM: %w", err))
 	}
@@ -151,7 +156,7 @@ func (r Request) release(owner string) (Forgotten, error) {
 	if owner != "" && owner != done.Owner {
 		return Forgotten{}, nil
 	}
-	vm := &VM{Plan: done.Plan, User: done.User, Group: done.Group, Dir: r.memory()}
+	vm := &VM{Plan: done.Plan, User: done.User, Group: done.Group, Dir: r.memory(), Network: r.Network}
 	var wrong []error
 	for _, s := range slices.Backward(r.steps) {
 		wrong = append(wrong, s.release(vm))

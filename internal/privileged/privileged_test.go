@@ -59,15 +59,20 @@ func (d *diary) took(t *testing.T, want ...string) {
 // planOf is the plan of a VM with the name web.
 func planOf(t *testing.T, lines ...string) *plan.Plan {
 	t.Helper()
+	return planNamed(t, "web", lines...)
+}
+
+func planNamed(t *testing.T, vm string, lines ...string) *plan.Plan {
+	t.Helper()
 	root := t.TempDir()
 	dir := filepath.Join(root, "etc/ampoule")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "web.microvm"), []byte("[MicroVM]\n"+strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, vm+".microvm"), []byte("[MicroVM]\n"+strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	res := pipeline.Load(pipeline.Input{Argument: "web", Root: root, Dirs: source.SearchPath(), Drivers: all.Drivers()})
+	res := pipeline.Load(pipeline.Input{Argument: vm, Root: root, Dirs: source.SearchPath(), Drivers: all.Drivers()})
 	if res.Plan == nil {
 		t.Fatal(res.Problems)
 	}

@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/netdev"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/state"
@@ -27,6 +29,7 @@ func Check(ctx context.Context, o Options) diag.List {
 	s, problems := r.prepare(ctx)
 	s.wipe()
 	problems = append(problems, notes...)
+	problems = append(problems, r.checkNetworks()...)
 	for _, c := range o.Plan.VM.Credentials {
 		if c.Kind == string(credential.Set) {
 			problems.Add(diag.Problem{
@@ -109,4 +112,33 @@ func (r *runner) probe(ctx context.Context, binary string, problems *diag.List) 
 		at.Severity, at.What = diag.Warning, warning
 		problems.Add(at)
 	}
+}
+
+// checkNetworks judges the interfaces of the plan by those that this host has now.
+// What a hook of the unit's may make in time is no mistake.
+func (r *runner) checkNetworks() diag.List {
+	var problems diag.List
+	if !slices.ContainsFunc(r.Plan.VM.Networks, func(n plan.Network) bool { return n.Kind != plan.UserNetwork }) {
+		return nil
+	}
+	err := netdev.In("", func(l *netdev.Links) error {
+		problems = preflight.Networks(r.Plan, l)
+		return nil
+	})
+	if err != nil {
+		problems.Add(diag.Problem{Origin: r.Plan.Origin(plan.Whole), Severity: diag.Warning, What: err.Error()})
+	}
+	if _, err := os.Stat(netdev.TunDevice); err != nil {
+		for _, n := range r.Plan.VM.Networks {
+			if n.Kind == plan.Tap {
+				problems.Add(preflight.NetworkProblem(r.Plan, &n, "modprobe tun; in a container, let it have the device", err.Error()))
+			}
+		}
+	}
+	if slices.ContainsFunc(r.Plan.Unit.Service, func(a plan.Assignment) bool { return a.Key == "ExecStartPre" && a.Value != "" }) {
+		for i := range problems {
+			problems[i].Severity = diag.Warning
+		}
+	}
+	return problems
 }

@@ -1,9 +1,9 @@
 package run
 
 import (
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/ampoule-vm/ampoule/internal/plan"
 )
@@ -42,7 +42,15 @@ func (g *guest) openNetworks(e *links) error {
 
 // interfaces are the descriptors of these networks, by the lines that ask for them.
 func (r *runner) interfaces(wanted []plan.Network) (map[string]netFiles, error) {
-	return nil, errors.New("interfaces cannot be made")
+	out := map[string]netFiles{}
+	vm := &r.Plan.VM
+	for i := range vm.Networks {
+		from := vm.Networks[i].From
+		if slices.ContainsFunc(wanted, func(n plan.Network) bool { return n.From == from }) {
+			out[from] = netFiles{taps: r.named(vm.TapName(i)), vhost: r.named(vm.VHostName(i))}
+		}
+	}
+	return out, nil
 }
 
 // handedOver gives up our copies of the interfaces: the kernel removes one when

@@ -51,6 +51,10 @@ type Facts struct {
 	Process *Process
 	// Plan is the one that runs, nil where it is not known.
 	Plan *plan.Plan
+	// Interfaces are those that the VM which runs has on the host;
+	// InterfacesUnseen says why they could not be looked at.
+	Interfaces       []Interface
+	InterfacesUnseen string
 	// Replaced are the files that were others when the run started.
 	Replaced []state.File
 

@@ -305,8 +305,34 @@ func (s *survey) processes(ctx context.Context, f *Facts) {
 			f.Lost = lostDevices(devices.Host(), f.Plan)
 		}
 	}
+	s.interfaces(f)
 	if p := f.plan(); p != nil {
 		f.Compared, f.Sources = credential.Compare(ctx, requests(p), credential.HostEnv(f.unitName(), ""), held)
+	}
+}
+
+// interfaces looks at those that a VM which runs should have.
+func (s *survey) interfaces(f *Facts) {
+	p := f.Plan
+	if p == nil && f.Process != nil {
+		// By hand, or not for us to see: what the files come to, if that is what runs.
+		if d := f.declaredPlan(); d != nil && d.Digest.VM == f.digest().VM {
+			p = d
+		}
+	}
+	if p == nil {
+		return
+	}
+	namespace := ""
+	switch {
+	case s.root && f.byHand():
+		namespace = proc(f.Process.Pid, "ns/net")
+	case s.root:
+		namespace = hostNetwork
+	}
+	var err error
+	if f.Interfaces, err = interfacesOf(p, namespace); err != nil {
+		f.Interfaces, f.InterfacesUnseen = nil, "its interfaces are not seen: "+err.Error()
 	}
 }
 

@@ -45,6 +45,7 @@ func (f *Facts) running(j judge, broken bool) {
 	}
 	f.programs(j)
 	f.lost(j)
+	f.networks(j)
 	f.replaced(j, broken)
 }
 
@@ -75,6 +76,7 @@ func (f *Facts) startedByHand(j judge) {
 		j.note(f.Name + " runs by hand with another plan than the files come to now")
 	}
 	f.programs(j)
+	f.networks(j)
 	f.replaced(j, false)
 }
 

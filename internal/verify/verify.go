@@ -45,23 +45,25 @@ const (
 
 // The kinds of findings, which programs may go by.
 const (
-	Mistakes        = "mistakes"              // the files have some
-	NotDeclared     = "not-declared"          // the VM runs without a file
-	Hidden          = "hidden"                // another file provides the unit
-	DropInAlone     = "drop-in-alone"         // a drop-in of systemd's for a VM that is not there
-	ReloadDue       = "reload-due"            // the files have changed since they were loaded
-	OwnCommand      = "command-replaced"      // a drop-in of systemd's has another ExecStart=
-	PlanReset       = "plan-reset"            // one has taken the plan from the unit
-	CredentialReset = "credential-replaced"   // one has taken a credential, or gives another
-	Failed          = "failed"                // the service did not end well
-	OldPlan         = "old-plan"              // what runs was started from another plan
-	BinaryReplaced  = "hypervisor-replaced"   // the hypervisor's file is another one now
-	DeviceLost      = "device-lost"           // a device of the host's is not the guest's any more
-	FileReplaced    = "file-replaced"         // so is one that the guest or its runner was started from
-	Rotated         = "source-changed"        // a credential's source has something else now
-	Missing         = "source-missing"        // it cannot be read any more
-	Open            = "source-open"           // more than its owner may read it
-	Undelivered     = "delivery-not-recorded" // a runner did not go through ampoule boot
+	Mistakes         = "mistakes"              // the files have some
+	NotDeclared      = "not-declared"          // the VM runs without a file
+	Hidden           = "hidden"                // another file provides the unit
+	DropInAlone      = "drop-in-alone"         // a drop-in of systemd's for a VM that is not there
+	ReloadDue        = "reload-due"            // the files have changed since they were loaded
+	OwnCommand       = "command-replaced"      // a drop-in of systemd's has another ExecStart=
+	PlanReset        = "plan-reset"            // one has taken the plan from the unit
+	CredentialReset  = "credential-replaced"   // one has taken a credential, or gives another
+	Failed           = "failed"                // the service did not end well
+	OldPlan          = "old-plan"              // what runs was started from another plan
+	BinaryReplaced   = "hypervisor-replaced"   // the hypervisor's file is another one now
+	DeviceLost       = "device-lost"           // a device of the host's is not the guest's any more
+	InterfaceMissing = "interface-missing"     // an interface of the VM's is not there any more
+	InterfaceChanged = "interface-changed"     // it has lost its bridge, say
+	FileReplaced     = "file-replaced"         // so is one that the guest or its runner was started from
+	Rotated          = "source-changed"        // a credential's source has something else now
+	Missing          = "source-missing"        // it cannot be read any more
+	Open             = "source-open"           // more than its owner may read it
+	Undelivered      = "delivery-not-recorded" // a runner did not go through ampoule boot
 )
 
 // Cure is what mends a link: a command for a shell where one does, otherwise

@@ -14,14 +14,15 @@ func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
 			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/ssh", "internal/notify", "internal/vsock", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
-		{"internal/host", "internal/hostfiles", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel", "internal/sshagent"},
+		{"internal/host", "internal/hostfiles", "internal/netdev", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel", "internal/sshagent"},
 		{"internal/layer", "internal/inspect"},
 		{"internal/spec"},
 		{"internal/plan"}, // what a driver fills
 		{"internal/driver", "internal/devices"},
 		{"internal/driver/drivertest", "internal/driver/*"},
 		{"internal/driver/all", "internal/share"},
-		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/privileged", "internal/clash"},
+		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/clash"},
+		{"internal/privileged"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
 		{"internal/verify", "internal/apply", "internal/clean"},
@@ -91,7 +92,7 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/devices": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/share": edges, "internal/clean": edges, "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/netdev": edges, "internal/share": edges, "internal/clean": edges, "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
@@ -104,6 +105,7 @@ func permits() map[string]exceptions {
 		"net": {
 			"internal/console": "the guest's serial port", "internal/control/qmp": "the control socket", "internal/control/httpapi": "the socket of an API",
 			"internal/vsock": "the guest's socket", "internal/notify": "what a guest says over it", "internal/run": "hands them on", "internal/systemd": "the bus",
+			"internal/netdev": "MAC addresses", "internal/privileged": "MAC addresses",
 		},
 		"syscall": {
 			"internal/ssh":     "takes the place of this process, and hands a socket on",
@@ -113,7 +115,7 @@ func permits() map[string]exceptions {
 		"golang.org/x/sys/unix": {
 			"internal/ssh":  "hands a socket on",
 			"internal/host": "may this user execute it", "internal/credential": edges, "internal/secret": edges,
-			"internal/process": edges, "internal/console": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/run": edges, "internal/privileged": edges, "internal/share": edges, "internal/tsc": "pins a thread while it measures",
+			"internal/process": edges, "internal/console": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/run": edges, "internal/privileged": edges, "internal/netdev": edges, "internal/share": edges, "internal/tsc": "pins a thread while it measures",
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/devices": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
@@ -144,6 +146,7 @@ func permits() map[string]exceptions {
 		"golang.org/x/term":                           {"internal/console": "raw mode", "internal/run": "gives the terminal back as a runner found it", "internal/cli": "is a person reading"},
 		"github.com/coreos/go-systemd/v22/daemon":     {"internal/run": "tells the service manager", "internal/share": "tells the service manager"},
 		"github.com/coreos/go-systemd/v22/activation": {"internal/cli": "takes what the service manager hands over"},
+		"github.com/vishvananda/netlink":              {"internal/netdev": "asks the kernel for its interfaces, and makes some"},
 		"github.com/godbus/dbus/v5":                   {"internal/systemd": "asks the service manager"},
 		"github.com/rogpeppe/go-internal/testscript":  {},
 		"log": {}, "log/slog": {"internal/secret": "says how a secret is logged: not at all"}, "net/http": {}, "plugin": {}, "C": {}, "os/user": {}, "math/rand": {}, "io/ioutil": {},

@@ -25,6 +25,7 @@ const (
 	Cpio    Need = "cpio"    // GNU cpio
 	Packers Need = "packers" // cpio, gzip, bzip2, xz, lz4 and zstd
 	SSHD    Need = "sshd"    // OpenSSH's client and server
+	Tun     Need = "tun"     // /dev/net/tun, root and unshare
 	VM      Need = "vm"      // AMPOULE_VM=canary or all
 	VMAll   Need = "vm-all"  // AMPOULE_VM=all
 )
@@ -57,6 +58,11 @@ func lack(n Need) string {
 		return program("cpio")
 	case Packers:
 		return first(program("cpio"), program("gzip"), program("bzip2"), program("xz"), program("lz4"), program("zstd"))
+	case Tun:
+		if _, err := os.Stat("/dev/net/tun"); err != nil {
+			return first(root, err.Error())
+		}
+		return first(root, program("unshare"))
 	case SSHD:
 		return first(program("ssh"), program("ssh-keygen"), program("/usr/sbin/sshd"))
 	case VM:

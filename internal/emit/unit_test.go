@@ -173,6 +173,44 @@ func TestUnitOpensVSock(t *testing.T) {
 	}
 }
 
+// TestUnitOpensNetworks: a network in the hypervisor's process is that of the host;
+// an interface that is opened by its name is one of the host, and that is all; and of
+// one that comes by descriptors the sandbox knows nothing.
+func TestUnitOpensNetworks(t *testing.T) {
+	const text = "[MicroVM]\nHypervisor=%h\nKernel=/k\nInitrd=/i\n"
+	users, tried := 0, map[bool]int{}
+	for _, hypervisor := range driver.Names(all.Drivers()) {
+		for _, line := range []string{"Network=user", "Network=tap", "Network=user\nNetwork=user\nNetwork=tap", "Network=bridge:br0\nNetwork=tap"} {
+			if microvm.Plan(t, microvm.For(text, hypervisor)+line+"\n") == nil {
+				continue
+			}
+			f, p := unitOf(t, microvm.For(text, hypervisor)+line+"\n")
+			network, deny, families := []string{"yes"}, []string{"any"}, []string{"AF_UNIX"}
+			user := p.VM.Networks[0].Kind == plan.UserNetwork
+			named := slices.ContainsFunc(p.VM.Networks, func(n plan.Network) bool { return n.ByName })
+			if user || named {
+				network = append(network, "no")
+			}
+			if user {
+				users++
+				deny, families = append(deny, ""), append(families, "AF_INET AF_INET6")
+			}
+			tried[named]++
+			for key, want := range map[string][]string{"PrivateNetwork": network, "IPAddressDeny": deny, "RestrictAddressFamilies": families} {
+				if got := values(f, "Service", key); !slices.Equal(got, want) {
+					t.Errorf("%s, %s: %s= is %q, want %q", hypervisor, line, key, got, want)
+				}
+			}
+			if got := slices.Contains(values(f, "Service", "DeviceAllow"), "/dev/net/tun rw"); named && !got {
+				t.Errorf("%s, %s: the device of taps is closed", hypervisor, line)
+			}
+		}
+	}
+	if users == 0 || tried[false] == 0 || tried[true] == 0 {
+		t.Errorf("%d user networks; interfaces by name: %v", users, tried)
+	}
+}
+
 // TestGroups: the group of the devices is there once, whichever of them is needed.
 func TestGroups(t *testing.T) {
 	for lines, want := range map[string][]string{

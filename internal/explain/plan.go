@@ -244,6 +244,9 @@ func Behind(p *plan.Plan, path string) (id string, keys []string, why string) {
 	case "vm.disks":
 		return p.VM.Disks[i].From, nil, ""
 	case "vm.networks":
+		if field := lastOf(path); field == "vhost" || field == "by_name" {
+			return "", keys, "" // the hypervisor may have only one way
+		}
 		return p.VM.Networks[i].From, nil, ""
 	case "vm.ports":
 		return p.VM.Ports[i].From, nil, ""

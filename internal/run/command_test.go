@@ -51,6 +51,34 @@ func TestAssembleVSock(t *testing.T) {
 	}
 }
 
+// TestAssembleNetworks: interfaces go by descriptors, those of vhost only where there
+// are some, and each to its own network.
+func TestAssembleNetworks(t *testing.T) {
+	control, console := ends(t)
+	a, b := ends(t)
+	c, d := ends(t)
+	p := makePlan(t, "Network=tap:queues=2,mac=02:00:00:00:00:01", "Network=bridge:br0,mac=02:00:00:00:00:02")
+	first, second := p.VM.Networks[0].From, p.VM.Networks[1].From
+	got, err := assemble(p, answers{accelerator: p.VM.Accelerator[len(p.VM.Accelerator)-1], sockets: sockets{control: control, console: console, networks: map[string]netFiles{
+		first: {taps: []*os.File{a, b}}, second: {taps: []*os.File{c}, vhost: []*os.File{d}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(got.argv, "\n") + "\n"
+	for _, want := range []string{
+		"-netdev\ntap,id=net0,fds=5:6\n-device\nvirtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,romfile=,mq=on,vectors=6\n",
+		"-netdev\ntap,id=net1,fds=7,vhost=on,vhostfds=8\n-device\nvirtio-net-pci,netdev=net1,mac=02:00:00:00:00:02,romfile=\n",
+	} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %q in\n%s", want, line)
+		}
+	}
+	if want := []*os.File{control, console, a, b, c, d}; !slices.Equal(got.files, want) {
+		t.Errorf("%d descriptors in another order", len(got.files))
+	}
+}
+
 func TestAssemble(t *testing.T) {
 	p := makePlan(t, "Machine=microvm", "KernelCommandLine=quiet", "CredentialChannel=fw_cfg", "HypervisorArgs=-msg timestamp=on")
 	control, console := ends(t)

@@ -161,7 +161,13 @@ func (g *guest) openControl(e *links) error {
 	if err != nil {
 		return err
 	}
-	ours, theirs, err := httpapi.Listen(dir, 1)
+	// What root starts by hand is in a directory that others may look into.
+	private, err := os.MkdirTemp(dir, ".api-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(private) // the socket has no name any more
+	ours, theirs, err := httpapi.Listen(private, 1)
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,8 @@ type Facts struct {
 	// Lost are devices of the host that the plan that runs gives to the guest, and
 	// that the guest does not have: where each is written, and what became of it.
 	Lost []Lost
+	// Unserved are shares of that plan that the guest cannot reach.
+	Unserved []Unserved
 
 	// Compared are the credentials of a running unit beside their sources,
 	// Sources what is wrong with these.

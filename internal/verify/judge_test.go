@@ -133,6 +133,9 @@ func runs() []judged {
 	return []judged{
 		{"hypervisor upgraded", func(f *Facts) { f.Process.HypervisorReplaced = true }, "running hypervisor-replaced", "systemctl restart microvm@web.service", ""},
 		{"ampoule upgraded", func(f *Facts) { f.Process.Replaced = true }, "", "", "ampoule was replaced"},
+		{"share unserved", func(f *Facts) {
+			f.Unserved = []Unserved{{"data", diag.Origin{File: "/etc/ampoule/web.microvm", Line: 5}, "its unit has ended"}}
+		}, "running share-unserved", "systemctl restart", ""},
 		{"device lost", func(f *Facts) {
 			f.Lost = []Lost{{plan.Device{Bus: "pci", Address: "0000:01:00.0"}, diag.Origin{File: "/etc/ampoule/web.microvm", Line: 5}, "the host uses it by its driver e1000e"}}
 		}, "running device-lost", "systemctl restart", ""},

@@ -303,6 +303,9 @@ func (s *survey) processes(ctx context.Context, f *Facts) {
 		}
 		if f.Plan != nil && rec != nil { // it has its hypervisor
 			f.Lost = lostDevices(devices.Host(), f.Plan)
+			if rec.HypervisorPid != 0 {
+				f.Unserved = unserved(f.Plan, rec.HypervisorPid, plan.ShareSocket)
+			}
 		}
 	}
 	s.interfaces(f)

@@ -46,6 +46,7 @@ func (f *Facts) running(j judge, broken bool) {
 	f.programs(j)
 	f.lost(j)
 	f.networks(j)
+	f.unserved(j)
 	f.replaced(j, broken)
 }
 

@@ -56,6 +56,7 @@ const (
 	Failed           = "failed"                // the service did not end well
 	OldPlan          = "old-plan"              // what runs was started from another plan
 	BinaryReplaced   = "hypervisor-replaced"   // the hypervisor's file is another one now
+	ShareUnserved    = "share-unserved"        // nobody serves a share of the guest
 	DeviceLost       = "device-lost"           // a device of the host's is not the guest's any more
 	InterfaceMissing = "interface-missing"     // an interface of the VM's is not there any more
 	InterfaceChanged = "interface-changed"     // it has lost its bridge, say

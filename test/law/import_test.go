@@ -110,7 +110,7 @@ func permits() map[string]exceptions {
 		"syscall": {
 			"internal/ssh":     "takes the place of this process, and hands a socket on",
 			"internal/console": edges, "internal/credential": "owner of a file", "internal/inspect": "identity of a file", "internal/control/qmp": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/process": edges,
-			"internal/run": edges, "internal/state": "locks and owners", "internal/systemd": "errors of a socket", "internal/cli": "signals", "internal/inventory": "names of signals", "internal/clean": "what a file takes on the disk", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
+			"internal/run": edges, "internal/state": "locks and owners", "internal/verify": "owners of sockets", "internal/systemd": "errors of a socket", "internal/cli": "signals", "internal/inventory": "names of signals", "internal/clean": "what a file takes on the disk", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
 		},
 		"golang.org/x/sys/unix": {
 			"internal/ssh":  "hands a socket on",

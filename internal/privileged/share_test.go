@@ -1,0 +1,56 @@
+package privileged
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestGiveSocket: a socket changes its owner, and nothing in its place does.
+func TestGiveSocket(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives a socket away")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := giveSocket(path, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid != 12345 {
+		t.Errorf("%v %v", info.Sys(), err)
+	}
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{file, link} {
+		if err := giveSocket(other, 1, 1); err == nil || !strings.Contains(err.Error(), "not a socket") {
+			t.Errorf("%s: %v", other, err)
+		}
+	}
+}
+
+// TestPrepareShares: what nobody serves is named at its line, with where to look.
+func TestPrepareShares(t *testing.T) {
+	dir := t.TempDir()
+	p := planOf(t, "Kernel=/one", "Share="+dir+":data", "Share=/nowhere/absent:more:ro")
+	_, problems := Prepare(t.Context(), Request{Plan: p, Owner: "first", Dir: filepath.Join(t.TempDir(), "run", "privileged")})
+	text := problems.Error()
+	for _, want := range []string{"web.microvm:3: Share=" + dir + ":data: nobody serves it", "journalctl -u microvm-share@web:data.service", "web.microvm:4: Share=", "there is no directory"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in %s", want, text)
+		}
+	}
+}

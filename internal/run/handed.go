@@ -44,9 +44,6 @@ func (r *runner) takePrivileged(ctx context.Context) (undo func(), problems diag
 	if r.Control != "" {
 		return undo, nil // the run above has done it
 	}
-	if wrong := r.named(privileged.ProblemsName); len(wrong) > 0 {
-		return undo, refusedBy(r.Plan, wrong[len(wrong)-1])
-	}
 	if len(r.Plan.VM.Privileged()) > 0 && len(r.Handed) == 0 && r.byHand() {
 		request := privileged.Request{Plan: r.Plan, User: os.Geteuid(), Group: os.Getegid(), Owner: fmt.Sprintf("pid %d", os.Getpid())}
 		end, wrong := r.serveShares(ctx)
@@ -64,6 +61,15 @@ func (r *runner) takePrivileged(ctx context.Context) (undo func(), problems diag
 	}
 	r.keepHanded()
 	return undo, append(problems, r.missing()...)
+}
+
+// refused is why root could not prepare the host, if it could not.
+func (r *runner) refused() diag.List {
+	wrong := r.named(privileged.ProblemsName)
+	if r.Control != "" || len(wrong) == 0 {
+		return nil
+	}
+	return refusedBy(r.Plan, wrong[len(wrong)-1])
 }
 
 // refusedBy reads why root could not prepare the host.

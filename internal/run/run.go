@@ -155,6 +155,9 @@ func (r *runner) run(ctx context.Context) Outcome {
 		// is running may still be at it.
 		var err error
 		if r.claim, err = state.Take(r.dirs); errors.Is(err, state.ErrRunning) {
+			if wrong := r.refused(); wrong.HasErrors() {
+				return badInput(wrong) // and not one to be tried again
+			}
 			return failed("%s is running already (see %s)", r.Plan.VM.Name, r.dirs.Holder())
 		} else if err != nil {
 			return r.unclaimed(ctx, err)
@@ -166,6 +169,7 @@ func (r *runner) run(ctx context.Context) Outcome {
 	defer early.end()
 	s, problems := r.prepare(early)
 	defer s.wipe()
+	problems = append(problems, r.refused()...)
 	if problems.HasErrors() {
 		if why := early.end(); why != "" {
 			return stoppedEarly(why)

@@ -174,7 +174,7 @@ func runs() []judged {
 // TestJudge: each fact that breaks a link breaks that one, with a cure, and
 // what breaks nothing is at most a note.
 func TestJudge(t *testing.T) {
-	for _, c := range slices.Concat(changes(), places(), runs()) {
+	for _, c := range slices.Concat(changes(), places(), runs(), wires()) {
 		t.Run(c.name, func(t *testing.T) {
 			f := whole()
 			c.facts(f)

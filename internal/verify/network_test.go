@@ -1,0 +1,30 @@
+package verify
+
+import (
+	"github.com/ampoule-vm/ampoule/internal/netdev"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+)
+
+// wires are what becomes of the interfaces of a VM that runs.
+func wires() []judged {
+	with := func(change func(*Interface)) func(*Facts) {
+		return func(f *Facts) {
+			in := Interface{
+				Network: plan.Network{Kind: plan.Tap, Name: "vm0-web", Bridge: "br0", MTU: 1400}, At: "/etc/ampoule/web.microvm:5", There: true, Master: "br0",
+				Seen: netdev.Interface{Name: "vm0-web", Kind: netdev.TapKind, Alias: "ampoule web", MTU: 1400, Up: true, Master: 3},
+			}
+			change(&in)
+			f.Interfaces = []Interface{in}
+		}
+	}
+	return []judged{
+		{"an interface", with(func(*Interface) {}), "", "", ""},
+		{"an interface is gone", with(func(in *Interface) { in.There = false }), "running interface-missing", "systemctl restart microvm@web.service", ""},
+		{"another one in its place", with(func(in *Interface) { in.Seen.Alias = "" }), "running interface-missing", "systemctl restart microvm@web.service", ""},
+		{"it is off", with(func(in *Interface) { in.Seen.Up = false }), "running interface-changed", "ip link set vm0-web up", ""},
+		{"it has no bridge", with(func(in *Interface) { in.Master = "" }), "running interface-changed", "ip link set vm0-web master br0", ""},
+		{"it has another bridge", with(func(in *Interface) { in.Master = "br1" }), "running interface-changed", "ip link set vm0-web master br0", ""},
+		{"it has another MTU", with(func(in *Interface) { in.Seen.MTU = 1500 }), "running interface-changed", "ip link set vm0-web mtu 1400", ""},
+		{"nobody could look", func(f *Facts) { f.InterfacesUnseen = "its interfaces are not seen: x" }, "", "", "not seen"},
+	}
+}

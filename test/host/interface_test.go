@@ -115,3 +115,100 @@ func TestInterfaces(t *testing.T) {
 		h.sh("find /run/ampoule/privileged -mindepth 1; pgrep -a qemu || true", prints(""))
 	})
 }
+
+// TestInterfacesRefused: what is wrong with them is said at their lines, by whoever
+// starts the VM and by ampoule check, and nothing is made.
+func TestInterfacesRefused(t *testing.T) {
+	onEachWith(t, func(t *testing.T, version int) {
+		h := newNetHost(t, version)
+		h.file("/etc/ampoule/web.microvm", wired("Network=bridge:br1", "Network=tap:name=up0", "Network=macvtap:up0,mtu=9000", "Network=tap"))
+		h.sh("systemctl daemon-reload; systemctl start microvm@web", fails)
+		wrong := []string{
+			"/etc/ampoule/web.microvm:6: Network=bridge:br1: there is no interface br1; make it first",
+			"/etc/ampoule/web.microvm:7: Network=tap: the interface up0 is there already, a veth; accepted: another name=",
+			"/etc/ampoule/web.microvm:8: Network=macvtap:up0: an MTU of 9000, and up0 has 1500; accepted: mtu= of at most 1500",
+		}
+		h.eventually("journalctl -u microvm@web -o cat --no-pager", says(append(wrong, "nothing was started")...))
+		h.sh("systemctl show -P Result -P ExecMainStatus -P NRestarts microvm@web", says("exit-code", "2", "0"))
+		h.sh("ampoule check web", exits(2), says(wrong...))
+		h.interfaces()
+		h.sh("find /run/ampoule/privileged -mindepth 1", prints(""))
+
+		// A hook makes what the host lacks; a drop-in takes away what hands it over.
+		h.file("/etc/ampoule/web.microvm", wired("Network=bridge:br0", "[Service]", "ExecStartPre=/bin/true"))
+		h.sh("systemctl daemon-reload; systemctl start microvm@web")
+		h.file("/etc/ampoule/db.microvm", wired("Network=tap:name=vm0-web"))
+		h.sh("ampoule check db", exits(2), says("/etc/ampoule/db.microvm:6: Network=tap: the interface vm0-web is that of the VM web; accepted: another name="))
+		h.file("/etc/ampoule/db.microvm", wired("Network=bridge:br1", "[Service]", "ExecStartPre=+/bin/true"))
+		h.sh("ampoule check db", says("/etc/ampoule/db.microvm:6: warning: Network=bridge:br1: there is no interface br1"))
+		h.file("/etc/systemd/system/microvm@db.service.d/x.conf", "[Service]\nExecStartPre=\n")
+		h.file("/etc/ampoule/db.microvm", wired("Network=bridge:br0"))
+		h.sh("systemctl daemon-reload; systemctl start microvm@db", fails)
+		h.sh("journalctl -u microvm@db -o cat --no-pager", says("/etc/ampoule/db.microvm:6: Network=…: nobody has opened ampoule.net0 for the VM; the unit needs its ExecStartPre=+… unit prepare"))
+
+		h.sh("ampoule verify web", says("interface vm0-web"))
+		h.ip("link set vm0-web nomaster")
+		h.sh("ampoule verify web", exits(12), says("the interface vm0-web is on no bridge any more, and belongs on br0", "cure: ip link set vm0-web master br0"))
+		h.ip("link set vm0-web master br0")
+		h.ip("link set vm0-web down")
+		h.sh("ampoule verify web", exits(12), says("the interface vm0-web is switched off"))
+		h.ip("link del vm0-web")
+		h.sh("ampoule verify web", exits(12), says("the interface vm0-web is not there any more", "cure: systemctl restart microvm@web.service"))
+		h.sh("systemctl restart microvm@web; ampoule verify web", says("interface vm0-web"))
+
+		// Files that do not ask for it any more: what was made for what runs goes all
+		// the same.
+		h.file("/etc/ampoule/web.microvm", wired("Network=macvtap:up0"))
+		h.sh("systemctl daemon-reload; systemctl restart microvm@web")
+		h.interfaces("vm0-web")
+		h.file("/etc/ampoule/web.microvm", wired())
+		h.sh("systemctl daemon-reload; systemctl restart microvm@web")
+		h.interfaces()
+		h.sh("systemctl stop microvm@web")
+	})
+}
+
+// TestInterfacesByHand: root has them made by ampoule run itself; another user is
+// told who can.
+func TestInterfacesByHand(t *testing.T) {
+	onEachWith(t, func(t *testing.T, version int) {
+		h := newNetHost(t, version)
+		h.file("/etc/ampoule/web.microvm", wired("Network=bridge:br0", "Network=macvtap:up0"))
+		h.sh("setpriv --reuid=65534 --regid=65534 --clear-groups ampoule run web </dev/null", exits(2),
+			says("/etc/ampoule/web.microvm:6: Network=…: run by hand, only root can do what this takes", "/etc/ampoule/web.microvm:7: "))
+		h.sh("(setsid ampoule run web </dev/null >/tmp/said 2>&1; echo ended $? >>/tmp/said) &")
+		h.eventually("cat /tmp/said", says("started, guest not observed"))
+		h.interfaces("vm0-web", "vm1-web")
+		h.sh("systemctl daemon-reload; systemctl start microvm@web", fails) // it runs
+		h.sh("journalctl -u microvm@web -o cat --no-pager", says("web is running already (see /run/ampoule/run/web)"))
+		h.sh("systemctl show -P NRestarts -P ExecMainStatus microvm@web", says("0", "2"))
+		h.interfaces("vm0-web", "vm1-web")
+		h.sh("ampoule stop web")
+		h.eventually("cat /tmp/said", says("ended 0"))
+		h.interfaces()
+
+		// Killed: the tap is gone, the rest with the next start.
+		h.sh("(setsid ampoule run web </dev/null >/tmp/again 2>&1) &")
+		h.eventually("cat /tmp/again", says("started, guest not observed"))
+		h.sh("kill -KILL $(pgrep -x ampoule)")
+		h.interfaces("vm1-web")
+		h.sh("systemctl reset-failed; systemctl start microvm@web && systemctl stop microvm@web")
+		h.interfaces()
+	})
+}
+
+// TestStartsAndStops leave nothing: no interface, process, socket or file.
+func TestStartsAndStops(t *testing.T) {
+	need.All(t, need.VMAll)
+	h := newNetHost(t, 252)
+	h.file("/etc/ampoule/web.microvm", wired("Network=bridge:br0,queues=2", "Network=macvtap:up0", "Network=tap"))
+	h.sh("systemctl daemon-reload; systemctl start microvm@web; systemctl stop microvm@web")
+	h.interfaces()
+	const left = "find /run/ampoule /run/private /run/credentials /dev /var/lib/private /tmp | sort; ss -xl 2>/dev/null | wc -l; ls /proc/1/fd | wc -l; ps -e -o comm= | sort | uniq -c"
+	before := h.sh(left)
+	h.sh("for i in $(seq 200); do systemctl start microvm@web && systemctl stop microvm@web || exit 1; systemctl reset-failed microvm@web 2>/dev/null; done; true", within(10*time.Minute))
+	h.interfaces()
+	if after := h.sh(left); after != before {
+		h.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}

@@ -115,7 +115,7 @@ func SSHAgent(i state.Instance) (path string, err error) {
 		return "", nil
 	}
 	path = filepath.Join(i.Dir, state.AgentName)
-	s, err := holdSocket(path)
+	s, err := holdSocket(i, state.AgentName)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrAgentGone, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 
 	"github.com/ampoule-vm/ampoule/internal/state"
 	"github.com/ampoule-vm/ampoule/internal/vsock"
@@ -35,7 +34,7 @@ func DialGuest(ctx context.Context, i state.Instance, port uint32) (net.Conn, er
 }
 
 func dialMultiplexed(ctx context.Context, i state.Instance, port uint32) (net.Conn, error) {
-	s, err := holdSocket(filepath.Join(i.Dir, state.VSockName))
+	s, err := holdSocket(i, state.VSockName)
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,6 +114,25 @@ func TestDialGuestOfAnotherUser(t *testing.T) {
 	}
 	if _, err := DialGuest(t.Context(), multiplexed(dir), 22); err == nil || !strings.Contains(err.Error(), "another user") {
 		t.Errorf("got %v", err)
+	}
+
+	// systemd maps the owner of such a directory. Who runs the VM counts then.
+	mapped := multiplexed(dir)
+	mapped.Pid = os.Getpid()
+	conn, err := DialGuest(t.Context(), mapped, 22)
+	if err != nil {
+		t.Fatalf("served by the process that runs the VM: %v", err)
+	}
+	conn.Close()
+	other := exec.Command("sleep", "60")
+	other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65533, Gid: 65533}}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = other.Process.Kill(), other.Wait() })
+	mapped.Pid = other.Process.Pid
+	if _, err := DialGuest(t.Context(), mapped, 22); err == nil || !strings.Contains(err.Error(), "another user") {
+		t.Errorf("served by another user than the one that runs the VM: %v", err)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +81,7 @@ func DialConsole(i state.Instance) (*net.UnixConn, error) { return dialOwn(i, st
 
 // dialOwn connects with a socket in a VM's runtime directory that its run serves.
 func dialOwn(i state.Instance, name string) (*net.UnixConn, error) {
-	s, err := holdSocket(filepath.Join(i.Dir, name))
+	s, err := holdSocket(i, name)
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +103,13 @@ type heldSocket struct {
 	path  string
 	fd    int
 	owner uint32
+	// pid is the process that runs the VM, by the kernel's word; 0: not known.
+	pid int
 }
 
-// holdSocket opens a socket, and no link in its place.
-func holdSocket(path string) (*heldSocket, error) {
+// holdSocket opens a socket in a VM's runtime directory, and no link in its place.
+func holdSocket(i state.Instance, name string) (*heldSocket, error) {
+	path := filepath.Join(i.Dir, name)
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
@@ -118,7 +123,7 @@ func holdSocket(path string) (*heldSocket, error) {
 		unix.Close(fd)
 		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("this is not a socket")}
 	}
-	return &heldSocket{path, fd, st.Uid}, nil
+	return &heldSocket{path, fd, st.Uid, i.Pid}, nil
 }
 
 // name is short, whatever the path is: an address has room for 107 bytes.
@@ -126,14 +131,44 @@ func (s *heldSocket) name() string { return fmt.Sprintf("/proc/self/fd/%d", s.fd
 
 func (s *heldSocket) close() { unix.Close(s.fd) }
 
-// checkPeer refuses a server that is of another user than the socket.
+// mappedOwner is whom the files of a directory belong to, seen from outside, that
+// systemd maps to the user of a service with DynamicUser= (systemd.exec(5), from 254
+// on, where kernel and file system can).
+const mappedOwner = 65534
+
+// checkPeer refuses a server that is of another user than the socket, or than the
+// process that runs the VM where systemd maps the owner.
 func (s *heldSocket) checkPeer(conn net.Conn) error {
 	u, ok := conn.(*net.UnixConn)
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	if uid, err := console.PeerUID(u); err != nil || uid != int(s.owner) {
+	owner := int(s.owner)
+	if owner == mappedOwner && s.pid != 0 {
+		var err error
+		if owner, err = userOf(s.pid); err != nil {
+			return &os.PathError{Op: "open", Path: s.path, Err: err}
+		}
+	}
+	if uid, err := console.PeerUID(u); err != nil || uid != owner {
 		return &os.PathError{Op: "open", Path: s.path, Err: errors.New("it is served by another user than its owner")}
 	}
 	return nil
+}
+
+// userOf returns the effective user of a process. The owner of its directory in
+// /proc would be root where it may not be dumped.
+func userOf(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
+			if all := strings.Fields(ids); len(all) == 4 {
+				return strconv.Atoi(all[1])
+			}
+		}
+	}
+	return 0, fmt.Errorf("the kernel does not say whose process %d is", pid)
 }

@@ -52,7 +52,9 @@ type step struct {
 }
 
 // steps are carried out in this order, and undone in the opposite one.
-func steps() []step { return []step{networks(), newHostDevices().step(), {prepareShares, releaseShares}} }
+func steps() []step {
+	return []step{networks(), newHostDevices().step(), {prepareShares, releaseShares}}
+}
 
 // Request is who wants a VM prepared.
 type Request struct {

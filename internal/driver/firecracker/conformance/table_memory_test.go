@@ -97,7 +97,7 @@ func memoryScenarios() []scenario {
 		{name: "memory: with a driver", fakeOnly: "its guest is a loop", steps: []step{
 			{"PUT", "/hotplug/memory", `{"total_size_mib":256}`, 204, ""}, {"PUT", "/balloon", `{"amount_mib":0,"deflate_on_oom":true,"stats_polling_interval_s":1}`, 204, ""},
 			{"PUT", "/boot-source", `{"kernel_image_path":"{kernel}","boot_args":"fake.guest=take-memory,say:taken"}`, 204, ""}, launch(),
-			{"AWAIT", "", "taken", 0, ""},
+			{"AWAIT", "", "\ntaken", 0, ""}, // and not the command line, which has the word too
 			{"PATCH", "/hotplug/memory", `{"requested_size_mib":1}`, 400, faultOf("Memory hotplug update error: Failed to create memory hotplug device: Size 1048576 is invalid: it must be a multiple of block size and less than the total size")},
 			{"PATCH", "/hotplug/memory", `{"requested_size_mib":512}`, 400, "Size 536870912 is invalid"},
 			{"PATCH", "/hotplug/memory", `{"requested_size_mib":128}`, 204, ""}, {"GET", "/hotplug/memory", "", 200, `"plugged_size_mib":128,"requested_size_mib":128\}$`},

@@ -56,8 +56,11 @@ func Open(p *plan.Plan, s plan.Share) (*os.File, diag.List) {
 	if what, _ := spec.Exposes(s.Source, secrets(p, false)); what != "" {
 		return nil, nil // its line has been refused
 	}
-	fd, err := unix.Open(s.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, real, err := follow(s.Source)
+	var stranger *strangersLink
 	switch {
+	case errors.As(err, &stranger):
+		return fail("name the directory itself, "+stranger.to, "%v", err)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, nil
 	case errors.Is(err, fs.ErrNotExist):
@@ -67,16 +70,17 @@ func Open(p *plan.Plan, s plan.Share) (*os.File, diag.List) {
 	case err != nil:
 		return fail("accepted: a directory", "%v", &os.PathError{Op: "open", Path: s.Source, Err: err})
 	}
-	dir := os.NewFile(uintptr(fd), s.Source)
-	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		dir.Close()
-		return fail("accepted: a directory", "where %s leads cannot be seen: %v", s.Source, err)
-	}
 	if what, accepted := spec.Exposes(real, secrets(p, true)); what != "" {
 		dir.Close()
 		if real != s.Source {
 			what = "it leads to " + real + ": " + what
+		}
+		return fail(accepted, "%s", what)
+	}
+	if what, accepted, err := exposes(dir, real, secrets(p, true)); what != "" || err != nil {
+		dir.Close()
+		if err != nil {
+			return fail("", "%v", err)
 		}
 		return fail(accepted, "%s", what)
 	}

@@ -57,7 +57,8 @@ func shareRows() []Row {
 			"With MOUNTPOINT, an absolute path, a guest with systemd 254 or newer mounts it there by itself. Options, separated by commas: rw (default) or ro, read-only; " +
 			"virtiofs (default), for which a unit of its own per share runs virtiofsd, or 9p; cache=auto (default), always or never, what the guest may keep of a virtiofs share; " +
 			"security=mapped (default), by which owners and modes that the guest sets to files of a 9p share are kept in extended attributes, or none, the default with ro, by which they are the files' own. " +
-			"A directory in which credentials lie cannot be shared, nor one inside another share, unless both are read-only. A colon in a path is written \\:.",
+			"A directory in which credentials lie cannot be shared, by whatever path, link or mount, nor one inside another share, unless both are read-only. " +
+			"A link on the way to it that belongs to a user other than root leads to a directory of that user alone. A colon in a path is written \\:.",
 		apply: func(r *reader, value string, from From) error {
 			expanded, err := r.Identity.Expand(value)
 			if err != nil {
@@ -202,6 +203,8 @@ func (s *Share) check() error {
 		return fmt.Errorf("the tag is empty")
 	case len(s.Tag) > most:
 		return &valueError{fmt.Sprintf("the tag has %d bytes", len(s.Tag)), fmt.Sprintf("accepted: at most %d with %s", most, s.Protocol)}
+	case s.Tag[0] == '-':
+		return fmt.Errorf("a tag does not begin with '-', as the options of programs do")
 	case strings.Trim(s.Tag, nameHas) != "":
 		return fmt.Errorf("a tag has letters, digits, '.', '_' and '-'")
 	case s.Tag == "." || s.Tag == "..":
@@ -267,10 +270,13 @@ func (r *reader) checkMountPoint(s *Share) {
 // names: its kernel's and its devices', where systemd and others keep secrets in
 // use, and where Ampoule keeps what is other VMs'.
 var keptFrom = []string{
-	"/proc", "/sys", "/dev", "/run/secrets", "/run/secrets.d", "/run/agenix", "/run/agenix.d", "/run/credentials", "/run/user",
+	"/proc", "/sys", "/dev", "/run/secrets", "/run/secrets.d", "/run/agenix", "/run/agenix.d", "/run/keys", "/run/credentials", "/run/user",
 	"/run/ampoule", "/run/private/ampoule", "/var/lib/ampoule", "/var/lib/private/ampoule",
 	"/etc/credstore", "/etc/credstore.encrypted", "/run/credstore", "/run/credstore.encrypted", "/var/lib/systemd/credential.secret",
 }
+
+// KeptFrom are the places of the host that no guest sees.
+func KeptFrom() []string { return slices.Clone(keptFrom) }
 
 // exposes says what is wrong with sharing a directory, by its path alone; empty:
 // nothing. Whoever starts the VM asks again with the path behind all links.

@@ -60,7 +60,7 @@ const acceptedNetwork = "accepted: user[:OPTION,…], tap[:OPTION,…], bridge:B
 func networkRows() []Row {
 	return []Row{{
 		Name: "Network", Merge: layer.List, Form: "KIND[:OPTION,…]", Words: []string{"user", "tap", "bridge:", "macvtap:"}, Accepted: acceptedNetwork,
-		Help: "A network of the guest. user: one in the hypervisor's process, by which the guest reaches what this host reaches, and is itself reached by PublishPort= alone. " +
+		Help: "A network of the guest. user: one in the hypervisor's process, by which the guest reaches what this host reaches, at 10.0.2.2 also what listens on this host's own 127.0.0.1 (IPAddressDeny= in [Service] says what not), and is itself reached by PublishPort= alone. " +
 			"tap: an interface of this host, which somebody else gives an address or a bridge. bridge:BRIDGE: a tap that is attached to the bridge of that name. " +
 			"macvtap:LINK: a second address of the interface LINK; this host itself cannot reach it. " +
 			"Options, separated by commas: mac=MAC, the guest's address; mtu=N, in bytes. And for all but user: name=INTERFACE, at most 15 bytes; queues=N, pairs of queues, of which no more are of use than there are processors; " +

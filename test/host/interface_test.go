@@ -196,19 +196,3 @@ func TestInterfacesByHand(t *testing.T) {
 		h.interfaces()
 	})
 }
-
-// TestStartsAndStops leave nothing: no interface, process, socket or file.
-func TestStartsAndStops(t *testing.T) {
-	need.All(t, need.VMAll)
-	h := newNetHost(t, 252)
-	h.file("/etc/ampoule/web.microvm", wired("Network=bridge:br0,queues=2", "Network=macvtap:up0", "Network=tap"))
-	h.sh("systemctl daemon-reload; systemctl start microvm@web; systemctl stop microvm@web")
-	h.interfaces()
-	const left = "find /run/ampoule /run/private /run/credentials /dev /var/lib/private /tmp | sort; ss -xl 2>/dev/null | wc -l; ls /proc/1/fd | wc -l; ps -e -o comm= | sort | uniq -c"
-	before := h.sh(left)
-	h.sh("for i in $(seq 200); do systemctl start microvm@web && systemctl stop microvm@web || exit 1; systemctl reset-failed microvm@web 2>/dev/null; done; true", within(10*time.Minute))
-	h.interfaces()
-	if after := h.sh(left); after != before {
-		h.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
-}

@@ -21,7 +21,9 @@ const NotifyCredential = "vmm.notify_socket"
 func (vm *VM) Given() []Given {
 	var out []Given
 	if vm.SSH.Value == EphemeralKey {
-		out = append(out, Given{Name: SSHCredential, Does: "gives the guest's sshd the key of ampoule ssh", From: vm.SSH.From})
+		out = append(out,
+			Given{Name: SSHCredential, Does: "gives the guest's sshd the key of ampoule ssh", From: vm.SSH.From},
+			Given{Name: sshDropIn, Value: sshTakesKey, Does: "has the guest's sshd take the key of ampoule ssh", From: vm.SSH.From})
 	}
 	if fstab, from := vm.mounts(); fstab != "" {
 		out = append(out, Given{Name: FstabCredential, Value: fstab, Does: "has the guest mount its shares", From: from})

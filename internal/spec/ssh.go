@@ -8,6 +8,17 @@ const (
 	KeysOverVSock = 256
 )
 
+// sshDropIn is the credential with a drop-in for the unit in which the guest's sshd
+// serves a connection over its vsock (systemd-debug-generator(8), from 256 too), and
+// sshTakesKey the drop-in. The unit that systemd-ssh-generator writes reads the key
+// by itself; but where a distribution has an sshd@.service of its own, as Debian
+// has, it takes that one, which knows nothing of the key.
+const (
+	sshDropIn   = "systemd.unit-dropin.sshd-vsock@.service"
+	sshTakesKey = "[Service]\nImportCredential=" + SSHCredential + "\nExecStart=\n" +
+		`ExecStart=-@sshd /usr/sbin/sshd -i -o "AuthorizedKeysFile ${CREDENTIALS_DIRECTORY}/` + SSHCredential + ` .ssh/authorized_keys"` + "\n"
+)
+
 // EphemeralKey is the value of SSH= by which Ampoule makes the key.
 const EphemeralKey = "ephemeral"
 

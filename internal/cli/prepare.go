@@ -94,7 +94,7 @@ func prepare(cmd *cobra.Command, p *plan.Plan) ([]*os.File, diag.List) {
 }
 
 // undoCommand is for a line ExecStopPost=-+ of a unit.
-func undoCommand(s Streams) *cobra.Command {
+func undoCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "undo NAME",
 		Short: "Undo what root did for a VM before it started",

@@ -27,7 +27,7 @@ func unitCommand(s Streams) *cobra.Command {
 		RunE:   func(*cobra.Command, []string) error { return errors.New("unit takes a command") },
 	}
 	cmd.AddCommand(refuseCommand(s), resumeCommand(s), endedCommand(), sourcesCommand(s), holdCommand(s), releaseCommand(), shareCommand(s),
-		prepareCommand(s), undoCommand(s))
+		prepareCommand(s), undoCommand())
 	return cmd
 }
 

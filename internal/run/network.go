@@ -3,9 +3,6 @@ package run
 import (
 	"fmt"
 	"os"
-	"slices"
-
-	"github.com/ampoule-vm/ampoule/internal/plan"
 )
 
 // netFiles are the descriptors of one interface of the guest: one for each pair of
@@ -14,22 +11,15 @@ type netFiles struct{ taps, vhost []*os.File }
 
 // openNetworks takes the interfaces that the hypervisor inherits, or is sent.
 func (g *guest) openNetworks(e *links) error {
-	var wanted []plan.Network
-	for _, n := range g.Plan.VM.Networks {
-		if n.ByDescriptor() {
-			wanted = append(wanted, n)
+	vm := &g.Plan.VM
+	e.theirs.networks = map[string]netFiles{}
+	for i, n := range vm.Networks {
+		if !n.ByDescriptor() {
+			continue
 		}
-	}
-	if len(wanted) == 0 {
-		return nil
-	}
-	var err error
-	if e.theirs.networks, err = g.interfaces(wanted); err != nil {
-		return err
-	}
-	for _, n := range wanted {
+		files := netFiles{taps: g.named(vm.TapName(i)), vhost: g.named(vm.VHostName(i))}
+		e.theirs.networks[n.From] = files
 		at := fmt.Sprintf("%s: Network=: the interface %s", g.Plan.Origin(n.From), n.Name)
-		files := e.theirs.networks[n.From]
 		switch vhost := len(files.vhost); {
 		case len(files.taps) != n.Queues:
 			return fmt.Errorf("%s has come with %d descriptors, and has %d pairs of queues", at, len(files.taps), n.Queues)
@@ -38,19 +28,6 @@ func (g *guest) openNetworks(e *links) error {
 		}
 	}
 	return nil
-}
-
-// interfaces are the descriptors of these networks, by the lines that ask for them.
-func (r *runner) interfaces(wanted []plan.Network) (map[string]netFiles, error) {
-	out := map[string]netFiles{}
-	vm := &r.Plan.VM
-	for i := range vm.Networks {
-		from := vm.Networks[i].From
-		if slices.ContainsFunc(wanted, func(n plan.Network) bool { return n.From == from }) {
-			out[from] = netFiles{taps: r.named(vm.TapName(i)), vhost: r.named(vm.VHostName(i))}
-		}
-	}
-	return out, nil
 }
 
 // handedOver gives up our copies of the interfaces: the kernel removes one when

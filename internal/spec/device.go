@@ -63,7 +63,7 @@ func parseDevice(s string) (Device, error) {
 		a, err := parseUSB(address)
 		return Device{Bus: USB, Address: a}, err
 	}
-	return Device{}, fmt.Errorf("neither pci: nor usb:")
+	return Device{}, fmt.Errorf("neither pci:ADDRESS nor usb:ADDRESS")
 }
 
 // ParsePCI reads DOMAIN:BUS:DEVICE.FUNCTION, as Linux writes it.

@@ -42,11 +42,12 @@ const (
 	// MaxQueues is well below what a tap takes (256, MAX_TAP_QUEUES) and a message
 	// that passes descriptors on (253, SCM_MAX_FD).
 	MaxQueues = 64
-	// MinMTU is what IPv6 asks of every link (RFC 8200), MaxMTU what a tap takes
-	// (65535 bytes without the Ethernet header), and maxUserMTU what the network in
-	// a hypervisor's process passes on.
-	MinMTU, MaxMTU = 1280, 65521
-	maxUserMTU     = 1500
+	// MinMTU is what IPv6 asks of every link (RFC 8200).
+	MinMTU = 1280
+	// MaxMTU is what a tap takes: 65535 bytes without the Ethernet header.
+	MaxMTU = 65521
+	// maxUserMTU is what the network in a hypervisor's process passes on.
+	maxUserMTU = 1500
 )
 
 // MacVTapModes are the values of mode=, the default first.

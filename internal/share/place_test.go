@@ -35,17 +35,22 @@ func TestStrangersLink(t *testing.T) {
 	link("alices/root", at("roots"), alice)
 	link("alices/far", "root/.", alice)
 	link("alices/up", "../roots/../bobs", alice)
+	if err := os.Mkdir(at("bobs/\x1b[2J\nb"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link("alices/clears", "../bobs/\x1b[2J\nb", alice)
 	link("given", "alices/in", 0)
 	link("through", "alices/bob", 0)
 	link("round", "round", 0)
 	for source, want := range map[string]string{
 		"alices/own": "", "given": "", "alices/../roots": "",
-		"alices/bob":  "the link " + at("alices/bob") + " is uid 12345's, who can have it lead anywhere, and it leads to " + at("bobs") + ", which is uid 12346's",
-		"alices/root": "it leads to " + at("roots") + ", which is uid 0's",
-		"alices/far":  "the link " + at("alices/far") + " is uid 12345's",
-		"alices/up":   "it leads to " + at("bobs"),
-		"through":     "the link " + at("alices/bob") + " is uid 12345's",
-		"round":       "too many levels of symbolic links",
+		"alices/bob":    "the link " + at("alices/bob") + " is uid 12345's, who can have it lead anywhere, and it leads to " + at("bobs") + ", which is uid 12346's",
+		"alices/root":   "it leads to " + at("roots") + ", which is uid 0's",
+		"alices/far":    "the link " + at("alices/far") + " is uid 12345's",
+		"alices/up":     "it leads to " + at("bobs"),
+		"through":       "the link " + at("alices/bob") + " is uid 12345's",
+		"alices/clears": "it leads to " + at("bobs/?[2J?b") + ", which",
+		"round":         "too many levels of symbolic links",
 	} {
 		p := planOf(plan.Share{Source: at(source), Tag: "a"})
 		if problems := Judge(p, p.VM.Shares); problems.HasErrors() != (want != "") || !strings.Contains(problems.Error(), want) {

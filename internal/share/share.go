@@ -26,9 +26,16 @@ import (
 // Line is how messages show a share: what the line must have, without options.
 func Line(s plan.Share) string { return s.Source + ":" + s.Tag }
 
-// problem is an error at the line of a share.
+// maxWords is as much as is said of a share, in bytes.
+const maxWords = 2 << 10
+
+// problem is an error at the line of a share. Where a link leads, another user than
+// the reader may have named.
 func problem(p *plan.Plan, s plan.Share, accepted, format string, args ...any) diag.Problem {
-	return diag.Problem{Origin: p.Origin(s.From), Key: plan.KeyOf(s.From), Value: Line(s), What: fmt.Sprintf(format, args...), Accepted: accepted}
+	return diag.Problem{
+		Origin: p.Origin(s.From), Key: plan.KeyOf(s.From), Value: Line(s),
+		What: diag.Printable(fmt.Sprintf(format, args...), maxWords), Accepted: diag.Printable(accepted, maxWords),
+	}
 }
 
 // Judge looks at the directories of shares as they are now, and says which of them

@@ -125,7 +125,8 @@ func (r *runner) serve(program string, s plan.Share) (stop func(), problems diag
 	defer socket.Close()
 	proc, err := process.Start(process.Spec{
 		Path: program, Args: share.Arguments(s, firstExtra, at, false), Extra: []*os.File{socket},
-		StderrLine: func(line string) { r.warn("%s: share %s: %s", r.Plan.VM.Name, s.Tag, line) },
+		// The names of files in it are the guest's to choose.
+		StderrLine: func(line string) { r.warn("%s: share %s: %s", r.Plan.VM.Name, s.Tag, diag.Printable(line, maxWords)) },
 		MountNamespace: func() error {
 			return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source.Fd()), at, "", unix.MS_BIND|unix.MS_REC, "")
 		},

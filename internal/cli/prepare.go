@@ -68,6 +68,9 @@ func prepareCommand(s Streams) *cobra.Command {
 // what root does for a service is in the service's own.
 const hostNetwork = "/proc/1/ns/net"
 
+// nobody is the user of everything that has none.
+const nobody = 65534
+
 // prepare has it done for the service in which this is carried out.
 func prepare(cmd *cobra.Command, p *plan.Plan) ([]*os.File, diag.List) {
 	whole := func(format string, args ...any) diag.List {
@@ -89,6 +92,11 @@ func prepare(cmd *cobra.Command, p *plan.Plan) ([]*os.File, diag.List) {
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return nil, whole("looking for the VM's user: the owner of %s is not known on this system", dir)
+	}
+	// It is, too, as whom systemd shows the owner of a directory that it maps, if it
+	// maps it for us.
+	if owner.Uid == nobody {
+		return nil, whole("the VM's user is nobody (uid %d), and what is opened for it would be open to all who run as that", nobody)
 	}
 	return privileged.Prepare(cmd.Context(), privileged.Request{Plan: p, User: int(owner.Uid), Group: int(owner.Gid), Owner: invocation, Network: hostNetwork})
 }

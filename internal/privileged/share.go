@@ -48,7 +48,8 @@ func releaseShares(vm *VM) error {
 	return errors.Join(wrong...)
 }
 
-// giveSocket changes the owner of a socket, and of nothing in its place.
+// giveSocket changes the owner of a socket, and of nothing in its place. Whatever the
+// last one has made of it, it is open to the owner alone.
 func giveSocket(path string, user, group int) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -62,7 +63,15 @@ func giveSocket(path string, user, group int) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return &os.PathError{Op: "open", Path: path, Err: errors.New("this is not a socket")}
 	}
-	if err := unix.Fchownat(fd, "", user, group, unix.AT_EMPTY_PATH); err != nil {
+	// It is root's first, so that whoever had it does not open it to others meanwhile.
+	err = unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH)
+	if err == nil {
+		err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600)
+	}
+	if err == nil {
+		err = unix.Fchownat(fd, "", user, group, unix.AT_EMPTY_PATH)
+	}
+	if err != nil {
 		return &os.PathError{Op: "chown", Path: path, Err: err}
 	}
 	return nil

@@ -28,6 +28,16 @@ func TestGiveSocket(t *testing.T) {
 	if err != nil || info.Sys().(*syscall.Stat_t).Uid != 12345 {
 		t.Errorf("%v %v", info.Sys(), err)
 	}
+	// Its owner may open it to others; the next does not get it so.
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := giveSocket(path, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if info, err = os.Lstat(path); err != nil || info.Mode().Perm() != 0o600 || info.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("taken back, it is %v (%v)", info.Mode(), err)
+	}
 	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -78,6 +78,7 @@ func (s UnitSource) shareService(sh plan.Share) unitfile.Block {
 		closed("SyslogIdentifier", "microvm-share@"+s.Plan.VM.Name+":"+sh.Tag),
 		closed("Slice", "machine.slice"),
 		closed("TimeoutStopSec", "10s"),
+		entry("virtiofsd takes SIGTERM for a failure, and systemd SIGINT for an order", "KillSignal", "SIGINT"),
 		entry("the socket, which is given to the VM's user when the VM starts", "RuntimeDirectory", strings.TrimPrefix(dir, "/run/")),
 		closed("RuntimeDirectoryMode", "0711"),
 		entry("what is served, and stays it, whatever becomes of the path", bind, optional(sh.Source)+":"+dir+"/d"),

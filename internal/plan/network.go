@@ -62,6 +62,15 @@ type Port struct {
 	From     string `json:"from"`
 }
 
+// String is the port as PublishPort= has it.
+func (p *Port) String() string {
+	s := fmt.Sprintf("%d:%d/%s", p.Host, p.Guest, p.Protocol)
+	if p.Address != "" {
+		s = p.Address + ":" + s
+	}
+	return s
+}
+
 func (e *encoder) network(n *Network) {
 	e.begin()
 	e.text("kind", n.Kind)

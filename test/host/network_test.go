@@ -58,11 +58,13 @@ func TestUserNetwork(t *testing.T) {
 		h.eventually(asked("127.0.0.1/8080"), within(boots), prints("to 10.0.2.2: web"))
 		h.sh("ss -Hltn | grep -v :7000", says("127.0.0.1:8080"), not(":81"))
 		h.unbroken()
+		// Its own port does not stand in its way.
+		h.sh("ampoule check web", says("web: ok"))
 
 		// A port that somebody has is named where it is asked for.
 		h.scripted("late", "", "Network=user", "PublishPort=127.0.0.1:8080:80")
 		h.sh("systemctl daemon-reload; systemctl start microvm@late", fails)
-		h.sh("journalctl --no-pager -o cat -u microvm@late", says("/etc/ampoule/late.microvm:8: PublishPort=", "port 8080 (tcp) of this host cannot be published", "address already in use"))
+		h.sh("journalctl --no-pager -o cat -u microvm@late", says("/etc/ampoule/late.microvm:8: PublishPort=127.0.0.1:8080:80/tcp: ", "port 8080 (tcp) of this host cannot be published", "address already in use"))
 		h.sh("systemctl show -p ExecMainStatus -p NRestarts microvm@late", says("ExecMainStatus=2", "NRestarts=0"))
 
 		h.sh("systemctl stop microvm@web", within(boots))

@@ -27,6 +27,7 @@ func TestDisks(t *testing.T) {
 		h.sh("journalctl -u microvm@thief -o cat --no-pager", says(used, "nothing was started"))
 		h.sh("ampoule check thief --set Disk= --set Disk=/srv/shared.raw:ro", exits(0))
 		h.sh("systemctl stop microvm@web", prints(""))
-		h.sh("ampoule check thief", exits(0))
+		// It is free now, and yet two VMs want it that may run at the same time.
+		h.sh("ampoule check thief", exits(2), not("in use"), says("the VM web has the same disk (/etc/ampoule/web.microvm:8)"))
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/sshagent"
 	"github.com/ampoule-vm/ampoule/internal/state"
@@ -48,11 +49,19 @@ func (g *guest) openAgent(e *links) error {
 	return nil
 }
 
+// acceptAgain is when it is tried again to take a client: most likely we were out of
+// descriptors. Else ssh would wait for ever for a socket that nobody listens at.
+const acceptAgain = 100 * time.Millisecond
+
 func (a *agent) accept() {
 	for {
 		client, err := a.listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			time.Sleep(acceptAgain)
+			continue
 		}
 		if !a.began(client) {
 			client.Close()

@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/sshagent"
@@ -149,5 +151,48 @@ func TestSSHKeyDoesNotFit(t *testing.T) {
 	_, _, problems := choose(p, all, nil)
 	if got := problems.Error(); !strings.Contains(got, ":5: SSH=…: the credential "+spec.SSHCredential+", which Ampoule gives the guest for it, does not fit the credential channel: fw_cfg: the name has 33 bytes") {
 		t.Error(got)
+	}
+}
+
+// scarce is a listener that fails once before it has a client.
+type scarce struct {
+	net.Listener
+	client net.Conn
+	failed bool
+}
+
+func (l *scarce) Accept() (net.Conn, error) {
+	if !l.failed {
+		l.failed = true
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	if l.client == nil {
+		return nil, net.ErrClosed
+	}
+	client := l.client
+	l.client = nil
+	return client, nil
+}
+
+func (l *scarce) Close() error { return nil }
+
+// TestAgentOutOfDescriptors: a client that could not be taken does not end the agent.
+func TestAgentOutOfDescriptors(t *testing.T) {
+	key, err := sshagent.NewKey("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	a := &agent{key: key, listener: &scarce{client: theirs}, clients: map[net.Conn]bool{}}
+	a.done.Go(a.accept)
+	defer a.Close()
+	_ = ours.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := ours.Write([]byte{0, 0, 0, 1, 11}); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 5)
+	if _, err := io.ReadFull(ours, answer); err != nil || answer[4] != 12 {
+		t.Errorf("%v %v", answer, err)
 	}
 }

@@ -1,0 +1,54 @@
+package host
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
+)
+
+// TestShareUnit: what serves a share starts before its VM, restarts with it after a
+// crash too, and stops after it; only the VM's user may open its socket. What it
+// cannot serve is said of the VM, at the line.
+func TestShareUnit(t *testing.T) {
+	need.All(t, need.VMAll)
+	t.Run("257", func(t *testing.T) {
+		h := newHost(t, 257)
+		const share = "'microvm-share@web:data.service'"
+		state := "systemctl is-active microvm@web " + share
+		pid := "systemctl show -P MainPID " + share
+		h.sh("mkdir -m 0700 /srv/data")
+		h.file("/etc/ampoule/web.microvm", vm("stay", "Share=/srv/data:data"))
+		h.sh("ampoule check web && systemctl daemon-reload")
+		// Of a path with a colon in it systemd-analyze takes the end for an alias.
+		h.sh("cp /run/systemd/generator/*:data.service /tmp/data.service; systemd-analyze verify --man=no /run/systemd/generator/microvm@web.service /tmp/data.service", prints(""))
+		h.sh("systemd-analyze security --no-pager --threshold=30 "+share, exposed(2.5))
+		h.sh("systemctl start microvm@web", within(boots))
+		h.sh(state, prints("active", "active"))
+		h.sh("test $(stat -c %u /run/ampoule/share/web@data/s) = $(stat -c %u /proc/$(pgrep qemu-system))")
+		h.sh("stat -c %a /run/ampoule/share/web@data/s /run/ampoule/share/web@data", prints("600", "711"))
+		h.sh("grep -E '^(CapEff|CapBnd|NoNewPrivs):' /proc/$("+pid+")/status", says("CapEff:\t00000000000000db\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n"))
+		h.sh("readlink /proc/$("+pid+")/root", says("/run/ampoule/share/web@data/d"))
+
+		for _, crash := range []string{"systemctl restart microvm@web", "kill -9 $(systemctl show -P MainPID microvm@web)", "kill -9 $(pgrep qemu-system)"} {
+			before := strings.TrimSpace(h.sh(pid))
+			h.sh(crash, within(boots))
+			h.eventually("test $("+pid+") != "+before+" && "+state+" && ampoule status web", within(boots), says("active\nactive\n", "ready"))
+		}
+
+		h.sh("kill -9 $(" + pid + ")")
+		h.eventually("ampoule verify web", ends, says("the guest cannot reach its share data (/etc/ampoule/web.microvm:", "systemctl restart microvm@web.service"))
+		h.sh("systemctl restart microvm@web", within(boots))
+		h.sh("ampoule verify web", ends, not("cannot reach"))
+		h.sh("systemctl stop microvm@web", within(boots))
+		h.sh(state, fails, prints("inactive", "inactive"))
+		h.sh("pgrep virtiofsd; find /run/ampoule/share /run/ampoule/privileged -mindepth 1", prints(""))
+
+		// Whatever becomes of the directory, and whoever changed what it leads to.
+		h.sh("rmdir /srv/data; systemctl start microvm@web", fails)
+		h.sh("journalctl -u microvm@web -o cat --no-pager | tail -n 12", says("web.microvm:", "Share=/srv/data:data: there is no directory /srv/data"))
+		h.sh("mkdir -p /run/secrets/x; ln -s /run/secrets/x /srv/data; systemctl start microvm@web", fails)
+		h.sh("journalctl -u microvm@web -o cat --no-pager | tail -n 12", says("it leads to /run/secrets/x: nothing in /run/secrets is for a guest"))
+		h.sh("pgrep 'qemu-system|virtiofsd'", exits(1))
+	})
+}

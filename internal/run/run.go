@@ -347,11 +347,15 @@ func (r *runner) judgeState(problems *diag.List) {
 	if !ok || owner.Uid == 0 {
 		return
 	}
+	severity := diag.Error
+	if r.checking {
+		severity = diag.Note // nothing is wrong with the service
+	}
 	for _, d := range r.Plan.VM.Disks {
 		if !filepath.IsAbs(d.Path) {
 			problems.Add(diag.Problem{
-				Origin: r.Plan.Origin(d.From), Key: "Disk", Value: d.Path,
-				What:     fmt.Sprintf("it lies in %s, which belongs to uid %d, the user of the VM's service, and root opens nothing there", r.dirs.State, owner.Uid),
+				Origin: r.Plan.Origin(d.From), Severity: severity, Key: "Disk", Value: d.Path,
+				What:     fmt.Sprintf("not run by hand: it lies in %s, which belongs to uid %d, the user of the VM's service, and root opens nothing there", r.dirs.State, owner.Uid),
 				Accepted: "systemctl start " + spec.UnitName(r.Plan.VM.Name) + ", or, to have it run by root's hand for good, give the directory and what is in it to root",
 			})
 		}

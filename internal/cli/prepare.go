@@ -52,10 +52,11 @@ func prepareCommand(s Streams) *cobra.Command {
 			if problems.HasErrors() && refuses {
 				return exitError(run.ExitBadInput)
 			}
-			if len(files) == 0 {
+			socket := os.Getenv("NOTIFY_SOCKET")
+			if len(files) == 0 && socket == "" {
 				return nil
 			}
-			return privileged.Store(os.Getenv("NOTIFY_SOCKET"), files)
+			return privileged.Store(socket, files)
 		},
 	}
 	cmd.Flags().StringVar(&planFile, "plan", "", "the plan's `FILE`")

@@ -215,7 +215,7 @@ func TestStore(t *testing.T) {
 	if err := Store(path, files); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"FDSTOREREMOVE=1 FDNAME=x", "FDSTOREREMOVE=1 FDNAME=y", "FDSTORE=1 FDPOLL=0 FDNAME=x +fd", "FDSTORE=1 FDPOLL=0 FDNAME=x +fd", "FDSTORE=1 FDPOLL=0 FDNAME=y +fd", "BARRIER=1 +fd"}
+	want := []string{"FDSTOREREMOVE=1 FDNAME=ampoule.problems", "FDSTOREREMOVE=1 FDNAME=x", "FDSTOREREMOVE=1 FDNAME=y", "FDSTORE=1 FDPOLL=0 FDNAME=x +fd", "FDSTORE=1 FDPOLL=0 FDNAME=x +fd", "FDSTORE=1 FDPOLL=0 FDNAME=y +fd", "BARRIER=1 +fd"}
 	if got := <-heard; !slices.Equal(got, want) {
 		t.Errorf("it was sent\n%q\nwant\n%q", got, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,8 @@ const ProblemsName = "ampoule.problems"
 
 // Store has the service manager keep open files until the service has stopped,
 // and hand them to its main process at each start (sd_notify(3), FDSTORE=1). It
-// replaces those of the same names, and returns when the manager has them.
+// replaces those of the same names, and why an earlier start could not be prepared,
+// and returns when the manager has them.
 // Socket is $NOTIFY_SOCKET.
 func Store(socket string, files []*os.File) error {
 	s, err := openNotify(socket)
@@ -26,14 +28,8 @@ func Store(socket string, files []*os.File) error {
 		return err
 	}
 	defer s.close()
-	seen := map[string]bool{}
-	for _, f := range files {
-		if !seen[f.Name()] {
-			seen[f.Name()] = true
-			if err := s.send("FDSTOREREMOVE=1\nFDNAME=" + f.Name()); err != nil {
-				return err
-			}
-		}
+	if err := s.remove(append([]string{ProblemsName}, fileNames(files)...)); err != nil {
+		return err
 	}
 	for _, f := range files {
 		// Without FDPOLL=0 it would drop one whose other end is closed.
@@ -51,12 +47,18 @@ func Unstore(socket string, names []string) error {
 		return err
 	}
 	defer s.close()
-	for _, name := range names {
-		if err := s.send("FDSTOREREMOVE=1\nFDNAME=" + name); err != nil {
-			return err
-		}
+	if err := s.remove(names); err != nil {
+		return err
 	}
 	return s.barrier()
+}
+
+func fileNames(files []*os.File) []string {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.Name()
+	}
+	return names
 }
 
 // notifySocket is the one on which the service manager hears its services.
@@ -74,6 +76,19 @@ func openNotify(path string) (*notifySocket, error) {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	return &notifySocket{fd, &unix.SockaddrUnix{Name: path}}, nil // an @ in front is the kernel's NUL
+}
+
+// remove has the manager give up files, each name once.
+func (s *notifySocket) remove(names []string) error {
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
+		}
+		if err := s.send("FDSTOREREMOVE=1\nFDNAME=" + name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *notifySocket) close() { unix.Close(s.fd) }

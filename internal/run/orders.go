@@ -18,10 +18,13 @@ import (
 )
 
 // orderTime is how long a client of the socket may take, and maxOrder how long an
-// order and its answer may be, in bytes.
+// order and its answer may be, in bytes. orderPatience is how long the hypervisor
+// may take, far more than it ever should: a request that is given up takes the
+// connection along, and with it the power button.
 const (
-	orderTime = 5 * time.Second
-	maxOrder  = 16 << 10
+	orderTime     = 5 * time.Second
+	maxOrder      = 16 << 10
+	orderPatience = time.Minute
 )
 
 // call is what travels to a run on its socket, and answer what comes back: JSON,
@@ -83,7 +86,7 @@ func serveOrder(conn *net.UnixConn, m *memory) {
 	if json.NewDecoder(io.LimitReader(conn, maxOrder)).Decode(&c) != nil || !c.Memory {
 		return // no order of ours
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), orderPatience)
 	defer cancel()
 	var a answer
 	var err error
@@ -121,7 +124,7 @@ func AskMemory(ctx context.Context, i state.Instance, set int64) (Memory, error)
 	}
 	defer conn.Close()
 	// Whoever is before us has its time too.
-	_ = conn.SetDeadline(time.Now().Add(commandTimeout + 3*orderTime))
+	_ = conn.SetDeadline(time.Now().Add(orderPatience + 3*orderTime))
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	var a answer
 	err = json.NewEncoder(conn).Encode(call{Memory: true, Set: set})

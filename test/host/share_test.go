@@ -1,0 +1,60 @@
+package host
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/guest"
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
+)
+
+// newest adds a guest with a systemd that mounts by itself, in /var/lib/newest.
+func newest(g guest.Guest) []string {
+	return []string{"--bind-ro=" + g.Kernel + ":/var/lib/newest/vmlinuz", "--bind-ro=" + g.Initrd + ":/var/lib/newest/initrd"}
+}
+
+// many fills the working directory with ten thousand files, a hundred in a
+// directory, of a hundred owners and of several modes.
+const many = `for d in $(seq 100); do mkdir $d; for f in $(seq 100); do echo $d.$f >$d/$f; done; chown -R $((1000 + d)):$((2000 + d)) $d; done
+chmod 600 ./?/*; chmod 755 ./1?/*; chmod 4711 20/*`
+
+// sum is of all that is below the working directory: names, owners, modes, lengths.
+const sum = `find . -mindepth 1 -printf '%P %U %G %m %s\n' | sort | sha256sum; find . -type f | wc -l`
+
+// newestVM is the text of a VM with the guest of newest.
+func (h *host) newest(name, script string, lines ...string) {
+	h.Helper()
+	h.scripted(name, script, lines...)
+	path := "/etc/ampoule/" + name + ".microvm"
+	h.sh("sed -i 's,/var/lib/guest/,/var/lib/newest/,; s/^Readiness=/GuestSystemd=257\\n&/' " + path)
+}
+
+// TestShares: a guest mounts its shares by itself. What the host put there it sees
+// with the owners that it has, ten thousand files; what it writes, the host sees so;
+// and it writes nothing where it may only read.
+func TestShares(t *testing.T) {
+	need.All(t, need.VMAll, need.Guest)
+	t.Run("257", func(t *testing.T) {
+		h := newHost(t, 257, append(withNetworks(t), newest(guest.Get(t, "trixie"))...)...)
+		h.sh("mkdir -p /srv/ro /srv/rw; cd /srv/ro; " + many)
+		script := "cd /mnt/ro; " + sum + "\ntouch new 2>&1\nmount -o remount,rw /mnt/ro 2>&1; touch new; echo x >1/1; rm 2/2; mkdir d; chmod 777 .\n" +
+			"ls -A /mnt/rw; mkdir /mnt/rw/many; cd /mnt/rw/many; " + many + "\n" + sum + "\nsync\necho done\n"
+		h.newest("web", script, "Share=/srv/ro:src:/mnt/ro:ro", "Share=/srv/rw:dst:/mnt/rw")
+		h.sh("ampoule check web && systemctl daemon-reload")
+		h.sh("systemd-analyze verify --man=no /run/systemd/generator/microvm@web.service", prints(""))
+		h.sh("systemd-analyze security --no-pager --threshold=15 microvm@web.service", exposed(1.5))
+		h.sh("touch /srv/rw/first; systemctl start microvm@web", within(boots))
+		h.eventually(cat+"microvm@web", within(2*boots), said("done"))
+		for _, dir := range []string{"/srv/ro", "/srv/rw/many"} {
+			h.sh(cat+"microvm@web", said(lines(h.sh("cd "+dir+"; "+sum))...))
+		}
+		h.sh(cat+"microvm@web", said("first", "10000"), says("Read-only file system"))
+		h.sh("cat /srv/ro/1/1 /srv/ro/2/2; ls /srv/ro | wc -l; stat -c %a /srv/ro", prints("1.1", "2.2", "100", "755"))
+		h.unbroken()
+		h.sh("systemctl stop microvm@web", within(boots))
+		h.sh("pgrep -l virtiofsd", exits(1))
+	})
+}
+
+// lines of a text, without an empty last one.
+func lines(text string) []string { return strings.Split(strings.TrimSpace(text), "\n") }

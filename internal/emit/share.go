@@ -59,6 +59,7 @@ func (s UnitSource) shareHead(sh plan.Share) unitfile.Block {
 		entry("it starts before the VM, which wants it, and restarts and stops with it", "PartOf", vm),
 		entry("", "Before", vm),
 		entry("a VM that ended by itself leaves none behind", "StopWhenUnneeded", "yes"),
+		entry("how often in a row is up to the VM, whatever its limit is", "StartLimitIntervalSec", "0"),
 		entry("", "RequiresMountsFor", unitfile.QuoteWord(percent(sh.Source))),
 	)}
 }

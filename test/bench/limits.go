@@ -11,6 +11,8 @@ const (
 	// bootRatioLimit is the share of the time of the same guest with QEMU by
 	// hand.
 	bootRatioLimit = 1.3
+	// throughputRatioLimit is the share of the throughput of QEMU by hand.
+	throughputRatioLimit = 0.98
 	// generatorRatioLimit is the share of Quadlet's time for as many files, and
 	// generatorGrowthLimit how much longer ten times as many may take.
 	generatorRatioLimit, generatorGrowthLimit = 0.5, 11

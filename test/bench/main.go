@@ -74,6 +74,7 @@ var parts = []part{
 	{"execs", measureExecs},
 	{"boots", measureBoots},
 	{"supervisors", measureSupervisor},
+	{"throughput", measureThroughput},
 	{"plans", measurePlans},
 	{"parsers", measureParsers},
 	{"generator", measureGenerators},

@@ -128,6 +128,9 @@ func (s UnitSource) unit() unitfile.Block {
 			entry("", "After", secretServices))
 	}
 	entries = append(entries, s.shareDependencies()...)
+	if len(s.Plan.VM.Networks) > 0 {
+		entries = append(entries, entry("at boot, whoever makes its bridges and has its addresses comes first", "After", "network.target"))
+	}
 	if s.kernelVSock() {
 		// The sandbox opens the device that is there when the service starts.
 		const module = "modprobe@vhost_vsock.service"

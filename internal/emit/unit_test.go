@@ -201,6 +201,9 @@ func TestUnitOpensNetworks(t *testing.T) {
 					t.Errorf("%s, %s: %s= is %q, want %q", hypervisor, line, key, got, want)
 				}
 			}
+			if !slices.Contains(values(f, "Unit", "After"), "network.target") {
+				t.Errorf("%s, %s: it does not wait for the host's network", hypervisor, line)
+			}
 			if got := slices.Contains(values(f, "Service", "DeviceAllow"), "/dev/net/tun rw"); named && !got {
 				t.Errorf("%s, %s: the device of taps is closed", hypervisor, line)
 			}

@@ -27,6 +27,7 @@ type Machine struct {
 	Online bool
 
 	cmd    *exec.Cmd
+	group  group
 	leader int
 	ended  chan struct{}
 	said   bytes.Buffer
@@ -99,6 +100,9 @@ func (m *Machine) PowerOn(pid1 ...string) {
 	// The mount goes with the process, even if the test is killed. See Boot for
 	// the network namespace.
 	script := `mount -t overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" ampoule "$1" && shift 3 && exec "$@"`
+	var apart string
+	m.group, apart = ownGroup()
+	script = apart + script
 	namespaces := []string{"--mount"}
 	if !m.Online {
 		script = "echo 10000 >/proc/sys/net/unix/max_dgram_qlen\n" + script
@@ -117,6 +121,7 @@ func (m *Machine) PowerOn(pid1 ...string) {
 	m.cmd, m.ended = cmd, make(chan struct{})
 	go func() {
 		m.result = cmd.Wait()
+		m.group.remove()
 		close(m.ended)
 	}()
 	m.awaitSystemd()

@@ -113,7 +113,9 @@ func Boot(t testing.TB, root string, limit time.Duration, args, pid1 []string) (
 	// The journal's socket holds ten messages unless told otherwise when it is
 	// made, and PID 1 drops what it has no room for. The limit belongs to the
 	// network namespace, so the root gets one of its own.
-	words := []string{"--net", "sh", "-c", `echo 10000 >/proc/sys/net/unix/max_dgram_qlen && exec "$@"`, "sh"}
+	group, apart := ownGroup()
+	defer group.remove()
+	words := []string{"--net", "sh", "-c", apart + `echo 10000 >/proc/sys/net/unix/max_dgram_qlen && exec "$@"`, "sh"}
 	words = append(words, command(root, append([]string{"--volatile=overlay"}, args...), pid1)...)
 	cmd := exec.CommandContext(ctx, "unshare", words...)
 	// Versions from 256 on refuse the mixed hierarchy that an older nspawn

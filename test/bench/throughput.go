@@ -161,7 +161,7 @@ func newHand() (*hand, error) {
 		return nil, err
 	}
 	if h.sink, err = net.Listen("tcp", hostAddress+sinkPort); err != nil {
-		h.orders.Close()
+		_ = h.orders.Close()
 		return nil, err
 	}
 	go func() {
@@ -180,8 +180,8 @@ func newHand() (*hand, error) {
 }
 
 func (h *hand) close() {
-	h.orders.Close()
-	h.sink.Close()
+	_ = h.orders.Close()
+	_ = h.sink.Close()
 }
 
 // await waits until a guest asks what to do.

@@ -146,6 +146,9 @@ func (s UnitSource) shares() []unitfile.Entry {
 		if sh.ReadOnly {
 			key = "BindReadOnlyPaths"
 		}
+		if len(out) == 0 {
+			out = append(out, entry(s.why(sh)+", of which the guest sees the files' owners: in a user namespace they are nobody's", "PrivateUsers", "no"))
+		}
 		// Where it is not there, ampoule says so.
 		out = append(out, entry(s.why(sh), key, optional(sh.Source)))
 	}

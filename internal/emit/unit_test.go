@@ -214,6 +214,23 @@ func TestUnitOpensNetworks(t *testing.T) {
 	}
 }
 
+// TestUnitOpensShares: the directories that QEMU serves by itself, with their owners;
+// of those that others serve the sandbox knows nothing.
+func TestUnitOpensShares(t *testing.T) {
+	const text = "[MicroVM]\nKernel=/k\nShare=/srv/a:a\n"
+	for lines, want := range map[string]map[string][]string{
+		"": {"PrivateUsers": {"yes"}, "BindPaths": nil},
+		"Share=/srv/b:b:9p\nShare=/srv/c:c:9p\nShare=/srv/d:d:9p,ro\n": {"PrivateUsers": {"yes", "no"}, "BindPaths": {"-/srv/b", "-/srv/c"}},
+	} {
+		f, _ := unitOf(t, text+lines)
+		for key, want := range want {
+			if got := values(f, "Service", key); !slices.Equal(got, want) {
+				t.Errorf("%q: %s= is %q, want %q", lines, key, got, want)
+			}
+		}
+	}
+}
+
 // TestGroups: the group of the devices is there once, whichever of them is needed.
 func TestGroups(t *testing.T) {
 	for lines, want := range map[string][]string{

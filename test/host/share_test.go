@@ -56,5 +56,35 @@ func TestShares(t *testing.T) {
 	})
 }
 
+// TestNineP: a guest mounts by itself what QEMU serves by 9p. The owners and modes that
+// it gives to its files it finds again after it has unmounted, and the host has all of
+// them as the VM's user's; where it may only read, it sees the host's own.
+func TestNineP(t *testing.T) {
+	need.All(t, need.VMAll, need.Guest)
+	t.Run("257", func(t *testing.T) {
+		h := newHost(t, 257, append(withNetworks(t), newest(guest.GetGeneric(t, "trixie"))...)...)
+		h.sh("mkdir -p /srv/ro; mkdir -m 0777 /srv/rw; cd /srv/ro; " + many)
+		script := "grep ' 9p ' /proc/mounts\ncd /mnt/ro; " + sum + "\ntouch new 2>&1\nmount -o remount,rw /mnt/ro 2>&1; touch new 2>&1; echo x >1/1; rm 2/2; mkdir d; chmod 777 . 30\n" +
+			"ls -A /mnt/rw; mkdir /mnt/rw/many; cd /mnt/rw/many; " + many + "\n" + sum + "\nsync; cd /\n" +
+			"systemctl stop mnt-rw.mount && ls -A /mnt/rw | wc -l; systemctl start mnt-rw.mount\ncd /mnt/rw/many; echo again; " + sum + "; cat 7/7; stat -c '%u %g %a' 7/7 20/20\necho done\n"
+		h.newest("web", script, "Share=/srv/ro:src:/mnt/ro:9p,ro", "Share=/srv/rw:dst:/mnt/rw:9p,security=mapped")
+		h.sh("ampoule check web && systemctl daemon-reload")
+		h.sh("systemd-analyze verify --man=no /run/systemd/generator/microvm@web.service", prints(""))
+		h.sh("systemd-analyze security --no-pager --threshold=15 microvm@web.service", exposed(1.5))
+		h.sh("touch /srv/rw/first; systemctl start microvm@web", within(boots))
+		h.eventually(cat+"microvm@web", within(2*boots), said("done"))
+		all := h.sh("cd /srv/ro; " + sum)
+		h.sh(cat+"microvm@web", said(append(lines(all), "first", "again", "7.7", "1007 2007 600", "1020 2020 4711")...), says("Read-only file system"))
+		// The host's own sum thrice: of the one share, and of the other twice.
+		h.sh(cat+"microvm@web | grep -c 'said "+lines(all)[0]+"'", prints("3"))
+		h.sh("cat /srv/ro/1/1 /srv/ro/2/2; ls /srv/ro | wc -l; stat -c %a /srv/ro /srv/ro/30", prints("1.1", "2.2", "100", "755", "755"))
+		// With nobody's rights but the VM's, whatever the guest has set.
+		h.sh("find /srv/rw/many -type f | wc -l; find /srv/rw -perm /7077 ! -path /srv/rw | grep -v first", prints("10000"), exits(1))
+		h.sh("find /srv/rw/many ! -user $(stat -c %u /proc/$(pgrep qemu-system))", prints(""))
+		h.unbroken()
+		h.sh("systemctl stop microvm@web", within(boots))
+	})
+}
+
 // lines of a text, without an empty last one.
 func lines(text string) []string { return strings.Split(strings.TrimSpace(text), "\n") }

@@ -94,11 +94,11 @@ const plantedName = "planted"
 
 // views are what any user of the host can ask of systemd about the VM, and what
 // journals and logs hold.
-func views(h *host) map[string]string {
+func views(h *host, services ...string) map[string]string {
 	const nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups "
 	out := map[string]string{}
-	for unit, object := range map[string]string{"microvm@web": "microvm_40web_2eservice", "leaky": "leaky_2eservice"} {
-		object = "/org/freedesktop/systemd1/unit/" + object
+	for _, unit := range services {
+		object := "/org/freedesktop/systemd1/unit/" + strings.NewReplacer("@", "_40", ":", "_3a", "-", "_2d").Replace(unit) + "_2eservice"
 		for _, face := range []string{"Unit", "Service"} {
 			out["D-Bus "+face+" of "+unit] = h.sh(nobody+"busctl call --json=short org.freedesktop.systemd1 "+object+
 				" org.freedesktop.DBus.Properties GetAll s org.freedesktop.systemd1."+face, says("{"))
@@ -116,13 +116,14 @@ func views(h *host) map[string]string {
 }
 
 // lookForLeaks looks everywhere for the secrets, and for one that a service
-// leaks on purpose: where that is not found, the scan is blind.
-func lookForLeaks(h *host, scan *leak.Scanner, planted string) {
+// leaks on purpose: where that is not found, the scan is blind. More are services
+// beside that of the VM.
+func lookForLeaks(h *host, scan *leak.Scanner, planted string, more ...string) {
 	h.Helper()
 	h.file("/etc/systemd/system/leaky.service", fmt.Sprintf("[Service]\nEnvironment=TOKEN=%[1]s\nSetCredential=token:%[1]s\nExecStart=/bin/sh -c 'echo %[1]s; sleep 1000' %[1]s\n", planted))
 	h.sh("systemctl start leaky.service")
 	h.eventually("journalctl --all --no-pager -u leaky.service", says(planted))
-	for name, text := range views(h) {
+	for name, text := range views(h, append(more, "microvm@web", "leaky")...) {
 		scan.ScanBytes(name, []byte(text))
 	}
 	if err := scan.ScanMemory(h.OuterPid(h.mainPid("microvm@web"))); err != nil {

@@ -115,10 +115,6 @@ func (s UnitSource) asked() string {
 func (s UnitSource) paths() []unitfile.Entry {
 	var out []unitfile.Entry
 	for _, p := range s.hostPaths() {
-		key := "BindReadOnlyPaths"
-		if p.write {
-			key = "BindPaths"
-		}
 		why := s.Plan.Origin(p.from).String() + ", " + plan.KeyOf(p.from) + "="
 		if spec.IsDevice(p.path) {
 			access := "r"
@@ -129,9 +125,17 @@ func (s UnitSource) paths() []unitfile.Entry {
 			continue
 		}
 		// Where the file is not there yet, ampoule says so, and at which line.
-		out = append(out, entry(why, key, optional(p.path)))
+		out = append(out, entry(why, bindKey(p.write), optional(p.path)))
 	}
 	return out
+}
+
+// bindKey mounts a path of the host.
+func bindKey(write bool) string {
+	if write {
+		return "BindPaths"
+	}
+	return "BindReadOnlyPaths"
 }
 
 // optional is the path of a bind mount that need not be there, as one word: in

@@ -68,10 +68,6 @@ func (s UnitSource) shareHead(sh plan.Share) unitfile.Block {
 // the rights to do just that. It locks itself into the directory.
 func (s UnitSource) shareService(sh plan.Share) unitfile.Block {
 	dir := plan.ShareDirectory(s.Plan.VM.Name, sh.Tag)
-	bind := "BindPaths"
-	if sh.ReadOnly {
-		bind = "BindReadOnlyPaths"
-	}
 	closed := func(key, value string) unitfile.Entry { return entry("", key, value) }
 	return unitfile.Block{Name: "Service", Entries: []unitfile.Entry{
 		closed("Type", "notify"), closed("NotifyAccess", "main"),
@@ -82,7 +78,7 @@ func (s UnitSource) shareService(sh plan.Share) unitfile.Block {
 		entry("virtiofsd takes SIGTERM for a failure, and systemd SIGINT for an order", "KillSignal", "SIGINT"),
 		entry("the socket, which is given to the VM's user when the VM starts", "RuntimeDirectory", strings.TrimPrefix(dir, "/run/")),
 		closed("RuntimeDirectoryMode", "0711"),
-		entry("what is served, and stays it, whatever becomes of the path", bind, optional(sh.Source)+":"+dir+"/d"),
+		entry("what is served, and stays it, whatever becomes of the path", bindKey(!sh.ReadOnly), optional(sh.Source)+":"+dir+"/d"),
 		entry("the guest may have as many files open as it likes", "LimitNOFILE", "1048576"),
 		entry("the guest's memory is mapped", "LimitCORE", "0"), closed("MemorySwapMax", "0"),
 		entry("to serve files of all owners, and to lock itself in", "CapabilityBoundingSet", capabilities(sh.ReadOnly)),
@@ -142,15 +138,11 @@ func (s UnitSource) shares() []unitfile.Entry {
 		if sh.Protocol != spec.NineP {
 			continue
 		}
-		key := "BindPaths"
-		if sh.ReadOnly {
-			key = "BindReadOnlyPaths"
-		}
 		if len(out) == 0 {
 			out = append(out, entry(s.why(sh)+", of which the guest sees the files' owners: in a user namespace they are nobody's", "PrivateUsers", "no"))
 		}
 		// Where it is not there, ampoule says so.
-		out = append(out, entry(s.why(sh), key, optional(sh.Source)))
+		out = append(out, entry(s.why(sh), bindKey(!sh.ReadOnly), optional(sh.Source)))
 	}
 	return out
 }

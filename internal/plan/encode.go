@@ -117,6 +117,13 @@ func list[T any](e *encoder, name string, of []T, element func(*T)) {
 	e.out = append(e.out, ']')
 }
 
+// listIfSet is list for a field that is left out without elements.
+func listIfSet[T any](e *encoder, name string, of []T, element func(*T)) {
+	if len(of) > 0 {
+		list(e, name, of, element)
+	}
+}
+
 // asIs are the bytes that JSON has as they are.
 var asIs = func() (t [256]bool) {
 	for c := ' '; c < utf8.RuneSelf; c++ {
@@ -277,12 +284,8 @@ func (e *encoder) vm(vm *VM) {
 	e.words("kernel_command_line", vm.KernelCommandLine)
 	e.number("kernel_command_line_max", int64(vm.CommandLineMax))
 	list(e, "disks", vm.Disks, e.disk)
-	if len(vm.Devices) > 0 {
-		list(e, "devices", vm.Devices, e.device)
-	}
-	if len(vm.Shares) > 0 {
-		list(e, "shares", vm.Shares, e.share)
-	}
+	listIfSet(e, "devices", vm.Devices, e.device)
+	listIfSet(e, "shares", vm.Shares, e.share)
 	e.boolean("console", vm.Console)
 	e.textIfSet("machine_id", vm.MachineID)
 	e.number("guest_systemd", int64(vm.GuestSystemd))
@@ -294,9 +297,7 @@ func (e *encoder) vm(vm *VM) {
 	e.number("stop_timeout_ms", int64(vm.StopTimeout))
 	e.textIfSet("runner", vm.Runner)
 	list(e, "credentials", vm.Credentials, e.credential)
-	if len(vm.Given) > 0 {
-		list(e, "given", vm.Given, e.given)
-	}
+	listIfSet(e, "given", vm.Given, e.given)
 	if v := vm.VSock; v != nil {
 		e.field("vsock")
 		e.begin()
@@ -304,12 +305,8 @@ func (e *encoder) vm(vm *VM) {
 		e.trueIfSet("multiplexed", v.Multiplexed)
 		e.end()
 	}
-	if len(vm.Networks) > 0 {
-		list(e, "networks", vm.Networks, e.network)
-	}
-	if len(vm.Ports) > 0 {
-		list(e, "ports", vm.Ports, e.port)
-	}
+	listIfSet(e, "networks", vm.Networks, e.network)
+	listIfSet(e, "ports", vm.Ports, e.port)
 	e.text("control", vm.Control)
 	if vm.API != nil {
 		e.api(vm.API)

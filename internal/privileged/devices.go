@@ -74,7 +74,7 @@ func (h hostDevices) prepare(_ context.Context, vm *VM) diag.List {
 	if problems.HasErrors() {
 		return problems
 	}
-	if err := writeTaken(vm.Dir, list); err != nil {
+	if err := writeWhole(vm.Dir, devicesFile, list); err != nil {
 		problems.Errorf(vm.Plan.Origin(vm.Plan.VM.Devices[0].From), "", "", "", "writing down which devices are taken from the host: %v", err)
 		return problems
 	}
@@ -258,18 +258,6 @@ func (h hostDevices) probeInterfaces(name string) error {
 		}
 	}
 	return nil
-}
-
-func writeTaken(dir string, list []taken) error {
-	text, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	part := filepath.Join(dir, devicesFile+".new")
-	if err := os.WriteFile(part, text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(part, filepath.Join(dir, devicesFile))
 }
 
 func readTaken(dir string) ([]taken, error) {

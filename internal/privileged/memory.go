@@ -25,15 +25,20 @@ func remember(vm *VM, owner string) error {
 	if err := os.Mkdir(vm.Dir, 0o700); err != nil {
 		return err
 	}
-	text, err := json.Marshal(memory{Owner: owner, User: vm.User, Group: vm.Group, Text: vm.Plan.JSON()})
+	return writeWhole(vm.Dir, memoryFile, memory{Owner: owner, User: vm.User, Group: vm.Group, Text: vm.Plan.JSON()})
+}
+
+// writeWhole writes a file of JSON whole or not at all.
+func writeWhole(dir, name string, what any) error {
+	text, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
-	part := filepath.Join(vm.Dir, memoryFile+".new")
+	part := filepath.Join(dir, name+".new")
 	if err := os.WriteFile(part, text, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(part, filepath.Join(vm.Dir, memoryFile))
+	return os.Rename(part, filepath.Join(dir, name))
 }
 
 // recall reads what was remembered; os.ErrNotExist: nothing was.

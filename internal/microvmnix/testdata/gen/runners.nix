@@ -1,0 +1,32 @@
+# All the runners, and the directory of fixtures made of them. For each configuration:
+#
+#   bin/, share/   the runner; what it links to is copied, but for share/microvm/system
+#   store/         files of the store that its scripts name, and theirs in turn, without
+#                  what stands for programs, kernels and disks
+#   paths          the store path of each file above, tab separated
+{ microvm, nixpkgsLib }:
+
+let
+  lib = import nixpkgsLib;
+  pkgs = import ./pkgs.nix { inherit lib; };
+  guest = import ./guest.nix { inherit microvm lib pkgs; };
+  seed = import ./seed.nix { inherit lib pkgs; };
+
+  guests = lib.mapAttrs (name: module: (guest (hostName name) module).config)
+    (import ./configurations.nix { inherit lib pkgs; });
+  # The guest of qemu-9p is called 9p.
+  hostName = name: lib.foldl' (name: hypervisor: lib.removePrefix "${hypervisor}-" name) name
+    (import (microvm + "/lib") { inherit lib; }).hypervisors;
+
+  fixture = name: config: ''
+    collect "$out/${name}" ${config.microvm.declaredRunner} ${toString ((seed.unreferenced.${name} or (_: [ ])) config)}
+  '';
+in
+rec {
+  inherit lib pkgs guests;
+  runners = lib.mapAttrs (_: config: config.microvm.declaredRunner) guests;
+  fixtures = pkgs.runCommand "runner-fixtures" { } ''
+    . ${./collect.sh}
+    ${lib.concatStrings (lib.mapAttrsToList fixture guests)}
+  '';
+}

@@ -116,6 +116,16 @@ func newHost(t testing.TB, systemd int, args ...string) *host {
 	return h
 }
 
+// device makes a device of the test's own, whose owner and group a host may change.
+func device(t testing.TB, mode, major, minor string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "device")
+	if out, err := exec.Command("mknod", "--mode="+mode, path, "c", major, minor).CombinedOutput(); err != nil {
+		t.Skipf("making a device: %v: %s", err, out)
+	}
+	return path
+}
+
 // booted waits until the host has started all that it starts by itself: before,
 // its targets are not active, and want nothing.
 func (h *host) booted() {

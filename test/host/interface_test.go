@@ -18,8 +18,8 @@ import (
 
 // newNetHost is a host with a network of its own, in which root may do everything,
 // and a guest in /var/lib/guest that knows the power button alone: a bridge br0, and
-// an interface up0 with a cable in it.
-func newNetHost(t testing.TB, systemd int) *host {
+// an interface up0 with a cable in it. Args are further arguments of systemd-nspawn.
+func newNetHost(t testing.TB, systemd int, args ...string) *host {
 	t.Helper()
 	need.All(t, need.VM, need.Root, need.Tun)
 	nspawn.Need(t)
@@ -28,8 +28,10 @@ func newNetHost(t testing.TB, systemd int) *host {
 		t.Fatal(err)
 	}
 	root := nspawn.Root(t, nspawn.Recipe{Suite: suites[systemd], Packages: []string{"qemu-system-x86", "qemu-utils", "seabios", "procps"}})
-	h := &host{TB: t, systemd: systemd, Machine: nspawn.NewMachine(t, root, "--capability=CAP_NET_ADMIN", "--bind=/dev/net/tun",
-		"--bind-ro="+packageDir(t)+":/media", "--bind-ro="+kernel+":/var/lib/guest/tiny")}
+	// As udev makes it; the machine that runs the tests may have it for root alone.
+	tun := device(t, "0666", "10", "200")
+	args = append(args, "--capability=CAP_NET_ADMIN", "--bind="+tun+":/dev/net/tun", "--bind-ro="+packageDir(t)+":/media", "--bind-ro="+kernel+":/var/lib/guest/tiny")
+	h := &host{TB: t, systemd: systemd, Machine: nspawn.NewMachine(t, root, args...)}
 	h.PowerOn()
 	h.booted()
 	h.sh("dpkg --install /media/ampoule.deb", within(time.Minute))

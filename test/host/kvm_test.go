@@ -2,8 +2,6 @@ package host
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -36,11 +34,8 @@ func TestKVM(t *testing.T) {
 	}
 	onEachWith(t, func(t *testing.T, version int) {
 		// A device of the host's own, since its group is the host's.
-		device := filepath.Join(t.TempDir(), "kvm")
-		if out, err := exec.Command("mknod", "--mode=0660", device, "c", "10", "232").CombinedOutput(); err != nil {
-			t.Skipf("making a device: %v: %s", err, out)
-		}
-		h := newHost(t, version, "--bind="+device+":/dev/kvm")
+		kvm := device(t, "0660", "10", "232")
+		h := newHost(t, version, "--bind="+kvm+":/dev/kvm")
 		h.sh("getent group kvm || groupadd --system kvm; chgrp kvm /dev/kvm")
 		h.sh("sed 's/^flags.*/& vmx/' /proc/cpuinfo >/etc/cpuinfo")
 		for _, accelerator := range []string{"kvm", "tcg"} {

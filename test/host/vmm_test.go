@@ -2,8 +2,6 @@ package host
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -40,11 +38,8 @@ func TestAPIHypervisors(t *testing.T) {
 		if len(tried) == 0 {
 			t.Skip("no variable AMPOULE_TEST_CLOUD_HYPERVISOR or AMPOULE_TEST_FIRECRACKER names a binary")
 		}
-		device := filepath.Join(t.TempDir(), "kvm")
-		if out, err := exec.Command("mknod", "--mode=0660", device, "c", "10", "232").CombinedOutput(); err != nil {
-			t.Skipf("making a device: %v: %s", err, out)
-		}
-		h := newHost(t, version, append(args, "--bind="+device+":/dev/kvm")...)
+		kvm := device(t, "0660", "10", "232")
+		h := newHost(t, version, append(args, "--bind="+kvm+":/dev/kvm")...)
 		h.sh("getent group kvm || groupadd --system kvm; chgrp kvm /dev/kvm")
 		h.sh("sed 's/^flags.*/& vmx/' /proc/cpuinfo >/etc/cpuinfo")
 		if err := os.WriteFile(h.Path("/etc/guest.elf"), tinykernel.ELF(tinykernel.Word+tinykernel.Loop), 0o644); err != nil {

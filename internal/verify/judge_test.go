@@ -146,6 +146,14 @@ func runs() []judged {
 			f.Unit.ActiveState, f.Unit.ExitCode, f.Unit.ExitStatus, f.Unit.Result = "failed", 1, 120, "exit-code"
 		}, "running failed", "systemctl start microvm@web.service", ""},
 		{"crashes again and again", func(f *Facts) { f.Unit.ActiveState, f.Unit.SubState = "activating", "auto-restart" }, "running failed", "journalctl", ""},
+		{"was killed just now", func(f *Facts) {
+			f.Unit.ActiveState, f.Unit.SubState, f.Unit.MainPID, f.Unit.Result, f.Unit.ExitCode, f.Unit.ExitStatus = "deactivating", "stop-post", 0, "signal", 2, 9
+			f.Run.Running, f.Process, f.Unserved = false, nil, []Unserved{{What: "and this follows from it"}}
+		}, "running failed", "mend what journalctl -u microvm@web.service says", ""},
+		{"stops", func(f *Facts) {
+			f.Unit.ActiveState, f.Unit.SubState, f.Unit.Result = "deactivating", "stop-sigterm", "success"
+			f.Unserved = []Unserved{{What: "and this follows from it"}}
+		}, "", "", ""},
 		{"rotated", func(f *Facts) { f.Compared[0].Outcome = credential.Changed }, "credentials source-changed", "systemctl restart microvm@web.service", ""},
 		{"not asked", func(f *Facts) { f.Compared[0].Outcome = credential.NotAsked }, "", "", ""},
 		{"source missing", func(f *Facts) {
@@ -200,6 +208,17 @@ func TestJudge(t *testing.T) {
 				t.Errorf("not whole: %+v", chain)
 			}
 		})
+	}
+}
+
+// TestEnding: of a VM whose service ends it is not said that it runs as it should.
+func TestEnding(t *testing.T) {
+	for result, want := range map[string]Grade{"success": NotObserved, "": NotObserved, "signal": Broken, "timeout": Broken, "exit-code": Broken} {
+		f := whole()
+		f.Unit.ActiveState, f.Unit.SubState, f.Unit.Result = "deactivating", "final-sigterm", result
+		if s := Judge(f).Links[2]; s.Link != Running || s.Grade != want {
+			t.Errorf("with the result %q: %+v, want %s", result, s, want)
+		}
 	}
 }
 

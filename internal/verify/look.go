@@ -239,7 +239,7 @@ func (s *survey) units(client *systemd.Client) error {
 		if f.up() {
 			busy = append(busy, u)
 		}
-		if u.ActiveState == "failed" || strings.HasPrefix(u.SubState, "auto-restart") {
+		if u.ActiveState == "failed" || u.ActiveState == "deactivating" || strings.HasPrefix(u.SubState, "auto-restart") {
 			failed = append(failed, u)
 		}
 		if len(f.DropIns) > 0 {

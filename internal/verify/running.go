@@ -25,6 +25,10 @@ func (f *Facts) running(j judge, broken bool) {
 		j.found(Failed, Cure{Line: "mend what journalctl -u " + f.Unit.Name + " says"}, f.Unit.Name+" ended and is tried again: "+inventory.Ending(f.Unit))
 		return
 	}
+	if f.Unit.ActiveState == "deactivating" {
+		f.ending(j)
+		return
+	}
 	if f.Unit.Name != unitOf(f.Name) {
 		j.note(f.Name + " is run by " + f.Unit.Name + ", a unit of somebody else's")
 	}
@@ -48,6 +52,16 @@ func (f *Facts) running(j judge, broken bool) {
 	f.networks(j)
 	f.unserved(j)
 	f.replaced(j, broken)
+}
+
+// ending is for a VM whose service ends, by an order or by itself: what of it is
+// there still is about to go.
+func (f *Facts) ending(j judge) {
+	if r := f.Unit.Result; r != "" && r != "success" {
+		j.found(Failed, Cure{Line: "mend what journalctl -u " + f.Unit.Name + " says"}, f.Unit.Name+" has failed and is about to end: "+inventory.Ending(f.Unit))
+		return
+	}
+	j.unseen(f.Unit.Name + " is about to end")
 }
 
 // inactive is for a VM whose service does not run.

@@ -1,6 +1,7 @@
 package emit
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -47,7 +48,7 @@ func (s UnitSource) why(sh plan.Share) string {
 }
 
 func (s UnitSource) shareHead(sh plan.Share) unitfile.Block {
-	vm := spec.UnitName(s.Plan.VM.Name)
+	vm := cmp.Or(s.Service, spec.UnitName(s.Plan.VM.Name))
 	entries := []unitfile.Entry{
 		entry(s.why(sh), "Description", percent(fmt.Sprintf("Share %s of the microVM %s", sh.Tag, s.Plan.VM.Name))),
 		entry("", "Documentation", "man:ampoule.microvm(5)"),

@@ -28,6 +28,9 @@ type UnitSource struct {
 	Program string
 	// KVMGroup is the group that may open /dev/kvm, where the host has one.
 	KVMGroup string
+	// Service is the name of the VM's unit, where it is not the one that the
+	// generator gives it: what serves its shares is part of that.
+	Service string
 	// Prepared: root has done something for the VM, which runs, and the unit is to
 	// undo it whatever the plan says.
 	Prepared bool

@@ -1,10 +1,12 @@
 package host
 
 import (
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
+	"github.com/ampoule-vm/ampoule/internal/testkit/tinykernel"
 )
 
 // TestShareUnit: what serves a share starts before its VM, restarts with it after a
@@ -50,5 +52,43 @@ func TestShareUnit(t *testing.T) {
 		h.sh("mkdir -p /run/secrets/x; ln -s /run/secrets/x /srv/data; systemctl start microvm@web", fails)
 		h.sh("journalctl -u microvm@web -o cat --no-pager | tail -n 12", says("it leads to /run/secrets/x: nothing in /run/secrets is for a guest"))
 		h.sh("pgrep 'qemu-system|virtiofsd'", exits(1))
+	})
+}
+
+// newShareHost is a host with virtiofsd, and with a guest that knows the power button
+// alone.
+func newShareHost(t *testing.T) *host {
+	t.Helper()
+	h := newHost(t, 257)
+	if err := os.WriteFile(h.Path("/var/lib/guest/tiny"), tinykernel.ELF(tinykernel.Word+tinykernel.Button), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.sh("mkdir /srv/data")
+	return h
+}
+
+// TestOwnShareUnit: the units that ampoule plan prints, under a name of one's own,
+// start, restart and stop as those of the generator.
+func TestOwnShareUnit(t *testing.T) {
+	need.All(t, need.VMAll)
+	t.Run("257", func(t *testing.T) {
+		h := newShareHost(t)
+		const share = "'microvm-share@web:data.service'"
+		h.file("/etc/vm/web.microvm", wired("Share=/srv/data:data"))
+		h.sh("cd /etc/systemd/system; ampoule plan /etc/vm/web.microvm --unit 2>/tmp/notes >web.service && ampoule plan /etc/vm/web.microvm --unit --share data --of web.service >" + share)
+		h.sh("cat /tmp/notes", says("/etc/vm/web.microvm:6: note: Share=/srv/data:data: ", "microvm-share@web:data.service"))
+		h.sh("systemctl daemon-reload; systemd-analyze verify --man=no web.service", prints(""))
+		h.sh("systemctl start web")
+		state := "systemctl is-active web " + share
+		h.sh(state, prints("active", "active"))
+		for _, end := range []string{"systemctl restart web", "kill -9 $(pgrep qemu-system)"} {
+			pid := "systemctl show -P MainPID " + share
+			before := strings.TrimSpace(h.sh(pid))
+			h.sh(end)
+			h.eventually("test $("+pid+") != "+before+" && "+state, prints("active", "active"))
+		}
+		h.sh("systemctl stop web")
+		h.sh(state, fails, prints("inactive", "inactive"))
+		h.sh("pgrep virtiofsd; find /run/ampoule/share /run/ampoule/privileged -mindepth 1", prints(""))
 	})
 }

@@ -21,6 +21,12 @@ const noOrigin = 98
 // it names. The plan is walked here on its own: explain may not forget a field.
 func everyOrigin(arguments []string) error {
 	arguments = slices.DeleteFunc(slices.Clone(arguments[1:]), func(a string) bool { return a == "--json" || a == "--unit" })
+	// Which unit is printed is not of the plan.
+	for _, flag := range []string{"--share", "--of"} {
+		if i := slices.Index(arguments, flag); i >= 0 {
+			arguments = slices.Delete(arguments, i, min(i+2, len(arguments)))
+		}
+	}
 	var tree map[string]any
 	if err := answer(&tree, append([]string{"plan", "--json"}, arguments...)...); err != nil {
 		return err

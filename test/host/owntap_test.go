@@ -59,7 +59,7 @@ func TestNamedTap(t *testing.T) {
 		h := newNetHost(t, version, "--bind-ro="+program+":/usr/bin/firecracker", "--bind="+kvm+":/dev/kvm")
 		h.sh("getent group kvm || groupadd --system kvm; chgrp kvm /dev/kvm")
 		h.sh("sed 's/^flags.*/& vmx/' /proc/cpuinfo >/etc/cpuinfo")
-		if err := os.WriteFile(h.Path("/etc/guest.elf"), tinykernel.ELF(tinykernel.Word+tinykernel.Loop), 0o644); err != nil {
+		if err := os.WriteFile(h.Path("/etc/guest.elf"), tinykernel.ELF(tinykernel.Word+tinykernel.Halt), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		h.file("/etc/ampoule/web.microvm", "[MicroVM]\nHypervisor=firecracker\nKernel=/etc/guest.elf\nMemory=128M\nReadiness=console:OK\nDisk=data.raw:size=16M\n"+

@@ -15,8 +15,10 @@ const (
 	// over it, for ever.
 	Word = "\x66\xba\xf8\x03\xb0O\xee\xb0K\xee\xb0\n\xee"
 	Echo = "\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7\x66\xba\xf8\x03\xec\xee\xeb\xef"
-	// Loop goes round in circles, and Pause takes a moment.
+	// Loop goes round in circles, Halt does nothing, and takes nothing, for ever, and
+	// Pause takes a moment.
 	Loop  = "\xeb\xfe"
+	Halt  = "\xf4\xeb\xfd"
 	Pause = "\x66\xba\x80\x00\xee"
 	// Reset is by the keyboard's controller, PowerOff by ACPI at the port of
 	// cloud-hypervisor.

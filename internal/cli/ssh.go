@@ -32,12 +32,13 @@ func sshCommand(s Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [flags] NAME [COMMAND…]",
 		Short: "Get into a running VM with ssh, over its vsock",
-		Long: "Executes the ssh client of this host, over the guest's vsock: neither a network nor an address is needed. " +
+		Long: "Runs the ssh client of this host, over the guest's vsock: neither a network nor an address is needed. " +
 			"What stands behind NAME is the command for the guest, and the exit code is ssh's: that of the command, or 255.\n\n" +
 			"The VM needs VSockCID=auto. The guest needs sshd and systemd 256 or later, which then has sshd listen at port 22 of the vsock by itself; " +
 			"an older one needs a socket unit with ListenStream=vsock::22 and Accept=yes for sshd -i.\n\n" +
 			"With SSH=ephemeral (and a guest's systemd of 256 or later) each start makes a key that gets into the guest as any of its users. Its private half stays in the memory of ampoule run, " +
 			"which signs with it for ssh as an agent does, at a socket that is open to root and to the VM's user, and ends with it. " +
+			"Where the guest does not take it, a line behind ssh's own words says what that means. " +
 			"-i, or -o IdentityFile= together with -o IdentityAgent=, go before it. " +
 			"Else, and with SSH=no, into a guest without a password comes who has a key that the guest knows; " +
 			"the credential ssh.authorized_keys.root brings root's (systemd 252 or later), for example with\n\n" +
@@ -116,7 +117,38 @@ func becomeSSH(s Streams, client ssh.Client, args []string) error {
 		client.Command = client.Command[1:]
 	}
 	client.Proxy = []string{self, "ssh", "--proxy", "--port", strconv.Itoa(int(client.Port)), i.Name}
-	return client.Exec(os.Environ())
+	if client.Agent == "" || client.Identity != "" {
+		return client.Exec(os.Environ())
+	}
+	return withKey(s, i, client)
+}
+
+// withKey has ssh enter with the key of this start, and says what ssh does not know
+// where the guest has not taken that.
+func withKey(s Streams, i state.Instance, client ssh.Client) error {
+	before, err := run.AgentUse(i)
+	if err != nil {
+		return client.Exec(os.Environ()) // the agent is of an older ampoule
+	}
+	code, err := client.Run(os.Environ())
+	if err != nil || code == 0 {
+		return err
+	}
+	if code == ssh.Failed {
+		after, err := run.AgentUse(i)
+		// ssh has come so far as to offer it, and was not asked to prove that it has it.
+		if err == nil && after.Listed > before.Listed && after.Signed == before.Signed {
+			fmt.Fprintln(s.Err, refusedKey(i.Name, client.User))
+		}
+	}
+	return exitError(code)
+}
+
+// refusedKey says what it means that a guest does not take the key of its start.
+func refusedKey(name, user string) string {
+	return fmt.Sprintf("ampoule: %s: the guest has not taken the key of this start (SSH=ephemeral) for its user %s: either no such user may log in, "+
+		"or the sshd that answers does not have the key, since the guest's systemd is older than 256, or a unit or configuration of its own starts sshd; "+
+		"try -l for another user, or -i for a key that the guest knows; in the guest (ampoule console %s), journalctl -t sshd says more", name, user, name)
 }
 
 // whichKey says with what the guest is to be entered.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/run"
 	"github.com/ampoule-vm/ampoule/internal/ssh"
+	"github.com/ampoule-vm/ampoule/internal/sshagent"
 	"github.com/ampoule-vm/ampoule/internal/state"
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 	"github.com/ampoule-vm/ampoule/internal/vsock"
@@ -211,6 +212,59 @@ func TestSSH(t *testing.T) {
 	if err != nil || len(entries) != 3 {
 		t.Errorf("in its directory, beside lock, record and vsock: %v, %v", entries, err)
 	}
+}
+
+// agent makes the key of a start, and its agent.
+func (tr *sshTrial) agent() *sshagent.Key {
+	tr.t.Helper()
+	key, err := sshagent.NewKey("of the trial")
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(tr.runtime, state.AgentName))
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	tr.t.Cleanup(func() {
+		l.Close()
+		key.Wipe()
+	})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_ = key.Serve(c)
+				c.Close()
+			}()
+		}
+	}()
+	return key
+}
+
+// TestSSHKeyRefused: behind ssh's own words stands what it means that the guest does
+// not take the key of its start, and only then.
+func TestSSHKeyRefused(t *testing.T) {
+	tr := newSSHTrial(t)
+	key := tr.agent()
+	tr.record(state.Record{Phase: state.Ready, VSock: "vsock", SSHAgent: state.AgentName})
+	in := func(more ...string) []string { return append([]string{"ampoule", "ssh", "-l", tr.user}, more...) }
+	const what = "the guest has not taken the key of this start (SSH=ephemeral) for its user "
+	tr.want(255, "", "Permission denied (publickey).\r\nampoule: "+tr.name+": "+what+tr.user+": ", in(tr.name, "true")...)
+	// A key of the user's own is another matter, and so is a guest that does not answer.
+	for _, more := range [][]string{{"-i", filepath.Join(tr.dir, "host")}, {"-p", "23"}} {
+		cmd := tr.command(in(append(more, tr.name, "true")...)...)
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 255 || len(out) == 0 || strings.Contains(string(out), what) {
+			t.Errorf("%q: %v, %s", more, err, out)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(tr.dir, "user.pub"), []byte(key.Authorized()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tr.want(7, "in\n", "", in(tr.name, "echo in; exit 7")...)
+	tr.want(255, "", "", in(tr.name, "exit 255")...)
 }
 
 // While it is open, nothing stands between ssh, which ampoule became, and the guest.

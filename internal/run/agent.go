@@ -123,16 +123,43 @@ func SSHAgent(i state.Instance) (path string, err error) {
 	if i.Record == nil || i.Record.SSHAgent == "" {
 		return "", nil
 	}
-	path = filepath.Join(i.Dir, state.AgentName)
+	conn, err := dialAgent(i)
+	if err != nil {
+		return "", err
+	}
+	conn.Close()
+	return filepath.Join(i.Dir, state.AgentName), nil
+}
+
+// AgentUse is how often that agent was asked.
+func AgentUse(i state.Instance) (sshagent.Use, error) {
+	conn, err := dialAgent(i)
+	if err != nil {
+		return sshagent.Use{}, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(agentTime)); err != nil {
+		return sshagent.Use{}, err
+	}
+	return sshagent.UseOf(conn)
+}
+
+// agentTime is how long an agent may take to answer.
+const agentTime = 5 * time.Second
+
+func dialAgent(i state.Instance) (net.Conn, error) {
 	s, err := holdSocket(i, state.AgentName)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrAgentGone, err)
+		return nil, fmt.Errorf("%w: %w", ErrAgentGone, err)
 	}
 	defer s.close()
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.name(), Net: "unix"})
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrAgentGone, err)
+		return nil, fmt.Errorf("%w: %w", ErrAgentGone, err)
 	}
-	defer conn.Close()
-	return path, s.checkPeer(conn)
+	if err := s.checkPeer(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }

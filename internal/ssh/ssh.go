@@ -1,6 +1,7 @@
 // Package ssh has the host's ssh client speak over a connection that Ampoule
 // made, since the client knows nothing of vsock. It is the client that runs, in
-// our place: its terminal, its agent, its configuration, its exit code.
+// our place, or as a child that has all that we have where there is something to
+// say when it has ended: its terminal, its agent, its configuration, its exit code.
 //
 // The client closes what it inherits and starts a helper, its ProxyCommand, of
 // which it then takes a connected socket (ProxyUseFdpass, ssh_config(5)). The

@@ -1,7 +1,7 @@
 // Package sshagent is a key pair that lives as long as one run of a VM, and the
 // part of the protocol of ssh's agents by which a client has it sign
 // (draft-ietf-sshm-ssh-agent): it lists its one key and signs with it. It takes
-// no other keys and gives none away.
+// no other keys and gives none away. It counts what it is asked, and tells (Use).
 //
 // The seed of the key lies in locked memory. What Go's library needs to sign it
 // makes of that on the heap, each time anew, and leaves to the garbage collector.
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/ampoule-vm/ampoule/internal/secret"
 )
@@ -31,6 +32,8 @@ type Key struct {
 	seed    *secret.Value
 	public  []byte // as ssh writes it: the algorithm, then the key
 	comment string
+
+	listed, signed atomic.Uint64
 }
 
 // NewKey makes a pair. The comment is what a client shows of it.
@@ -78,6 +81,8 @@ const (
 	identitiesAnswer  = 12
 	signRequest       = 13
 	signResponse      = 14
+	extension         = 27
+	extensionResponse = 29
 )
 
 // maxMessage is the largest that is read, in bytes, as with OpenSSH.
@@ -112,6 +117,7 @@ func (k *Key) Serve(client io.ReadWriter) error {
 func (k *Key) answer(message []byte) []byte {
 	switch message[0] {
 	case requestIdentities:
+		k.listed.Add(1)
 		list := binary.BigEndian.AppendUint32([]byte{identitiesAnswer}, 1)
 		return text(text(list, k.public), []byte(k.comment))
 	case signRequest:
@@ -125,9 +131,47 @@ func (k *Key) answer(message []byte) []byte {
 		if err := k.use(func(private ed25519.PrivateKey) { signature = ed25519.Sign(private, data) }); err != nil {
 			break
 		}
+		k.signed.Add(1)
 		return text([]byte{signResponse}, text(text(nil, []byte(algorithm)), signature))
+	case extension:
+		if name, rest, ok := cutText(message[1:]); ok && len(rest) == 0 && string(name) == useName {
+			out := text([]byte{extensionResponse}, name)
+			return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(out, k.listed.Load()), k.signed.Load())
+		}
 	}
 	return []byte{failure}
+}
+
+// Use is how often clients have asked a key's agent: for its key, and for signatures.
+// ssh asks for one only when the server would take the key.
+type Use struct{ Listed, Signed uint64 }
+
+// useName is our extension of the protocol, by which an agent tells of its use.
+const useName = "use@ampoule"
+
+// ErrNoUse: the agent is none of ours, or too old.
+var ErrNoUse = errors.New("the agent does not tell how it is used")
+
+// UseOf asks an agent of ours for its use.
+func UseOf(agent io.ReadWriter) (Use, error) {
+	if _, err := agent.Write(text(nil, text([]byte{extension}, []byte(useName)))); err != nil {
+		return Use{}, err
+	}
+	head := text([]byte{extensionResponse}, []byte(useName))
+	answer := make([]byte, 4+len(head)+16)
+	// One that knows nothing of it answers with less.
+	n, err := io.ReadAtLeast(agent, answer, 4+1)
+	if err == nil && binary.BigEndian.Uint32(answer) == uint32(len(answer)-4) {
+		_, err = io.ReadFull(agent, answer[n:])
+	}
+	if err != nil {
+		return Use{}, err
+	}
+	body, numbers := answer[4:4+len(head)], answer[4+len(head):]
+	if !bytes.Equal(body, head) {
+		return Use{}, ErrNoUse
+	}
+	return Use{Listed: binary.BigEndian.Uint64(numbers), Signed: binary.BigEndian.Uint64(numbers[8:])}, nil
 }
 
 // text appends a string as ssh writes it, behind its length (RFC 4251, section 5).

@@ -166,3 +166,49 @@ func FuzzServe(f *testing.F) {
 	f.Add(text(nil, append(text(text([]byte{signRequest}, k.public), []byte("x")), 0, 0, 0, 0)))
 	f.Fuzz(func(_ *testing.T, raw []byte) { _, _ = say(k, raw) })
 }
+
+// TestUse: an agent of ours tells how often it was asked, and of another is said that
+// it does not.
+func TestUse(t *testing.T) {
+	k := newKey(t)
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	go func() { _ = k.Serve(theirs) }()
+	want := func(use Use) {
+		t.Helper()
+		if got, err := UseOf(ours); err != nil || got != use {
+			t.Errorf("%+v, %v, want %+v", got, err, use)
+		}
+	}
+	want(Use{})
+	ask := func(message []byte) {
+		t.Helper()
+		if _, err := ours.Write(text(nil, message)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ours.Read(make([]byte, 1<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask([]byte{requestIdentities})
+	want(Use{Listed: 1})
+	sign := append(text(text([]byte{signRequest}, k.public), []byte("data")), 0, 0, 0, 0)
+	ask(sign)
+	ask(append(text(text([]byte{signRequest}, []byte("another")), []byte("data")), 0, 0, 0, 0))
+	ask(append(text([]byte{extension}, []byte(useName)), 0))
+	ask(text([]byte{extension}, []byte("query")))
+	want(Use{Listed: 1, Signed: 1})
+
+	for _, answer := range []string{"\x00\x00\x00\x01\x05", "\x00\x00\x00\x01\x1c", "\x00\x00\x00\x20" + strings.Repeat("x", 32)} {
+		other, agent := net.Pipe()
+		go func() {
+			_, _ = agent.Read(make([]byte, 1<<10))
+			_, _ = agent.Write([]byte(answer))
+			agent.Close()
+		}()
+		if use, err := UseOf(other); !errors.Is(err, ErrNoUse) {
+			t.Errorf("%q: %+v, %v", answer, use, err)
+		}
+		other.Close()
+	}
+}

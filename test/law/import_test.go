@@ -89,6 +89,7 @@ func permits() map[string]exceptions {
 	)
 	return map[string]exceptions{
 		"os": {
+			"internal/ssh":    "the ssh client as a child, with our streams",
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/devices": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",

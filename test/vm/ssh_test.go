@@ -46,6 +46,9 @@ func TestSSHWithKeyOfStart(t *testing.T) {
 	if code, out := ssh("-o", "IdentityAgent=none", name, "true"); code != 255 || !strings.Contains(out, "Permission denied") {
 		t.Errorf("without the agent: %d, %q", code, out)
 	}
+	if code, out := ssh("-l", "absent", name, "true"); code != 255 || !strings.Contains(out, "\nampoule: "+name+": the guest has not taken the key of this start (SSH=ephemeral) for its user absent: ") {
+		t.Errorf("as nobody that there is: %d, %q", code, out)
+	}
 	// It has the key, how sshd takes it, and where it is heard.
 	if r := m.reports(1)[0]; len(r.Credentials) != 3 {
 		t.Errorf("the guest has %+v", r.Credentials)

@@ -1,5 +1,6 @@
 // Command gen writes what follows from the table of commands and the table of
-// keys: manual pages, shell completions and docs/keys.md. With --check it
+// keys, and the table of causes: manual pages, shell completions, docs/keys.md and
+// docs/diagnose.md. With --check it
 // writes nothing and fails where a file is not what it would write.
 package main
 
@@ -72,6 +73,7 @@ func Files() ([]File, error) {
 		{"dist/man/ampoule.microvm.5", manualOfKeys()},
 		{"dist/man/ampoule-generator.8", manualOfGenerator()},
 		{"docs/keys.md", markdownOfKeys()},
+		{"docs/diagnose.md", markdownOfCauses()},
 	}
 	pages, err := manuals(root)
 	if err != nil {

@@ -14,12 +14,14 @@ import (
 // reason.
 func naming() exceptions {
 	return exceptions{
-		"internal/driver/all/all.go":        "the ordered list",
-		"internal/spec/hypervisor.go":       "the manual states the default and what its machine types are",
-		"internal/preflight/disks.go":       "the tool that makes qcow2 disks, for whatever hypervisor",
-		"internal/run/disk.go":              "the tool that makes qcow2 disks, for whatever hypervisor",
-		"internal/control/qmp/message.go":   "the greeting of the protocol has that field",
-		"internal/microvmnix/hypervisor.go": "the words of microvm.nix for what it starts",
+		"internal/driver/all/all.go":         "the ordered list",
+		"internal/spec/hypervisor.go":        "the manual states the default and what its machine types are",
+		"internal/preflight/disks.go":        "the tool that makes qcow2 disks, for whatever hypervisor",
+		"internal/run/disk.go":               "the tool that makes qcow2 disks, for whatever hypervisor",
+		"internal/control/qmp/message.go":    "the greeting of the protocol has that field",
+		"internal/microvmnix/hypervisor.go":  "the words of microvm.nix for what it starts",
+		"internal/diagnose/rules_options.go": "which options of microvm.nix each of its runners passes over",
+		"internal/diagnose/codes.go":         "the name of an option of microvm.nix",
 
 		"internal/driver/cloudhypervisor/cloudhypervisor.go": "the cure for what it cannot do is another",
 		"internal/driver/cloudhypervisor/features.go":        "the cure for what it cannot do is another",

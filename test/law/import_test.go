@@ -13,8 +13,8 @@ import (
 func order() [][]string {
 	return [][]string{
 		{"internal/diag", "internal/version", "internal/systemdkeys", "internal/credential/rule",
-			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/ssh", "internal/notify", "internal/vsock", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress"},
-		{"internal/host", "internal/hostfiles", "internal/netdev", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel", "internal/sshagent", "internal/microvmnix"},
+			"internal/tsc", "internal/secret", "internal/process", "internal/console", "internal/control/*", "internal/ssh", "internal/notify", "internal/vsock", "internal/shim/*", "internal/initrd/cpio", "internal/initrd/decompress", "internal/nixsource", "internal/nixstore/sqlite"},
+		{"internal/host", "internal/hostfiles", "internal/netdev", "internal/state", "internal/systemd", "internal/unitfile", "internal/source", "internal/credential", "internal/shim", "internal/initrd", "internal/initrd/kernel", "internal/sshagent", "internal/microvmnix", "internal/nixstore"},
 		{"internal/layer", "internal/inspect"},
 		{"internal/spec"},
 		{"internal/plan"}, // what a driver fills
@@ -25,7 +25,7 @@ func order() [][]string {
 		{"internal/privileged"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
-		{"internal/verify", "internal/apply", "internal/clean"},
+		{"internal/verify", "internal/apply", "internal/clean", "internal/diagnose"},
 		{"internal/cli"},
 		{"cmd/*", "internal/gen", "internal/systemdkeys/gen"},
 		{"internal/driver/*/fake", "internal/driver/*/conformance", "internal/testkit/*", "test/*"},
@@ -93,7 +93,7 @@ func permits() map[string]exceptions {
 			"internal/source": "reads the files of a VM", "internal/host": "reads facts about the machine", "internal/hostfiles": "reads facts about the machine", "internal/devices": "reads facts about the machine", "internal/generator": "writes units", "internal/inspect": "looks into files, and keeps what it saw",
 			"internal/preflight": "asks whether a disk is there", "internal/credential": "reads sources",
 			"internal/secret": "sealed memory is a file", "internal/process": edges, "internal/console": "the operator's terminal",
-			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/netdev": edges, "internal/share": edges, "internal/clean": edges, "internal/cli": "streams, environment, plans",
+			"internal/control/qmp": "the inherited end of a socket pair", "internal/control/httpapi": "the socket of an API", "internal/vsock": "is there a vsock, and its device", "internal/notify": "deadlines of a connection", "internal/run": edges, "internal/state": edges, "internal/systemd": "is there a systemd, and who asks", "internal/inventory": "which plan a process runs", "internal/verify": "units, processes and what they execute", "internal/apply": "units that were loaded", "internal/privileged": edges, "internal/netdev": edges, "internal/share": edges, "internal/clean": edges, "internal/nixstore": "reads a host's store, wherever it is mounted", "internal/cli": "streams, environment, plans",
 			"internal/gen": gen, "internal/systemdkeys/gen": gen, "cmd/*": "the process itself",
 		},
 		"os/exec": {
@@ -111,7 +111,7 @@ func permits() map[string]exceptions {
 		"syscall": {
 			"internal/ssh":     "takes the place of this process, and hands a socket on",
 			"internal/console": edges, "internal/credential": "owner of a file", "internal/inspect": "identity of a file", "internal/control/qmp": edges, "internal/control/httpapi": edges, "internal/vsock": edges, "internal/notify": edges, "internal/process": edges,
-			"internal/run": edges, "internal/state": "locks and owners", "internal/verify": "owners of sockets", "internal/systemd": "errors of a socket", "internal/cli": "signals", "internal/inventory": "names of signals", "internal/clean": "what a file takes on the disk", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
+			"internal/run": edges, "internal/state": "locks and owners", "internal/verify": "owners of sockets", "internal/systemd": "errors of a socket", "internal/cli": "signals", "internal/inventory": "names of signals", "internal/clean": "what a file takes on the disk", "internal/nixstore": "owners of files, and locks of a database", "internal/source": "reads without hanging at a FIFO", "internal/generator": "few calls for many units", "internal/shim": "the first program of a guest",
 		},
 		"golang.org/x/sys/unix": {
 			"internal/ssh":  "hands a socket on",
@@ -120,7 +120,7 @@ func permits() map[string]exceptions {
 		},
 		"path/filepath": {
 			"internal/source": edges, "internal/host": edges, "internal/hostfiles": edges, "internal/devices": edges, "internal/generator": edges, "internal/inspect": edges, "internal/preflight": "where a disk lies on this host", "internal/plan": "IsLocal, which looks at the text alone", "internal/credential": edges,
-			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/privileged": edges, "internal/share": edges, "internal/clean": edges, "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
+			"internal/process": edges, "internal/run": edges, "internal/state": edges, "internal/inventory": "directories of runs", "internal/verify": edges, "internal/apply": "where units lie", "internal/privileged": edges, "internal/share": edges, "internal/clean": edges, "internal/nixstore": "where a tree lies on this machine", "internal/cli": "absolute paths for units", "internal/gen": gen, "internal/systemdkeys/gen": gen,
 		},
 		"testing": {
 			"internal/driver/drivertest": "the suite that every driver keeps",
@@ -136,11 +136,11 @@ func permits() map[string]exceptions {
 			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/generator": "the names of all VMs", "internal/inventory": "the names of all VMs", "internal/gen": "the search path for the manual",
 		},
 		"internal/unitfile": {
-			"internal/explain": "words of command lines", "internal/compare": "how a line is shown", "internal/verify": "what is loaded against what would be", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
+			"internal/explain": "words of command lines", "internal/compare": "how a line is shown", "internal/verify": "what is loaded against what would be", "internal/diagnose": "units of a host that systemd need not have loaded", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
 			"internal/driver/drivertest": "writes VMs as files",
 		},
 		"internal/secret": {
-			"internal/credential": "values stay in it from the first byte", "internal/run": "hands sealed memory to the hypervisor", "internal/sshagent": "the seed of a key",
+			"internal/credential": "values stay in it from the first byte", "internal/run": "hands sealed memory to the hypervisor", "internal/sshagent": "the seed of a key", "internal/diagnose": "looks for a value in texts where it should not be",
 		},
 		"mvdan.cc/sh/v3/syntax":                       {"internal/microvmnix": "run scripts are read, and never run"},
 		"github.com/spf13/cobra":                      {"internal/cli": "commands", "internal/gen": "manuals of the commands"},
@@ -207,7 +207,7 @@ func names(e exceptions) []string {
 func TestClock(t *testing.T) {
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
 	pure := []string{"internal/diag", "internal/unitfile", "internal/layer", "internal/spec", "internal/plan", "internal/driver", "internal/driver/*",
-		"internal/pipeline", "internal/emit", "internal/explain", "internal/compare", "internal/microvmnix", "internal/credential/rule", "internal/systemdkeys", "internal/version"}
+		"internal/pipeline", "internal/emit", "internal/explain", "internal/compare", "internal/microvmnix", "internal/nixsource", "internal/nixstore/sqlite", "internal/credential/rule", "internal/systemdkeys", "internal/version"}
 	seen := 0
 	for _, f := range files(t) {
 		if f.test || forTests(f.dir) || !slices.ContainsFunc(pure, func(p string) bool { return matches(p, f.dir) }) {

@@ -26,6 +26,7 @@ const (
 	Packers Need = "packers" // cpio, gzip, bzip2, xz, lz4 and zstd
 	SSHD    Need = "sshd"    // OpenSSH's client and server
 	Tun     Need = "tun"     // /dev/net/tun, root and unshare
+	SQLite  Need = "sqlite"  // sqlite3 and git, to write the tree of a NixOS host
 	VM      Need = "vm"      // AMPOULE_VM=canary or all
 	VMAll   Need = "vm-all"  // AMPOULE_VM=all
 )
@@ -63,6 +64,8 @@ func lack(n Need) string {
 			return first(root, err.Error())
 		}
 		return first(root, program("unshare"))
+	case SQLite:
+		return first(program("sqlite3"), program("git"))
 	case SSHD:
 		return first(program("ssh"), program("ssh-keygen"), program("/usr/sbin/sshd"))
 	case VM:

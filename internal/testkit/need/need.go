@@ -27,6 +27,7 @@ const (
 	SSHD    Need = "sshd"    // OpenSSH's client and server
 	Tun     Need = "tun"     // /dev/net/tun, root and unshare
 	SQLite  Need = "sqlite"  // sqlite3 and git, to write the tree of a NixOS host
+	Nix     Need = "nix"     // nix-instantiate
 	VM      Need = "vm"      // AMPOULE_VM=canary or all
 	VMAll   Need = "vm-all"  // AMPOULE_VM=all
 )
@@ -55,6 +56,8 @@ func lack(n Need) string {
 		return first(root, program("systemd-nspawn"), program("mmdebstrap"))
 	case Systemd:
 		return first(program("systemd-creds"), program("systemctl"))
+	case Nix:
+		return program("nix-instantiate")
 	case Cpio:
 		return program("cpio")
 	case Packers:

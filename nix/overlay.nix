@@ -1,0 +1,1 @@
+final: _prev: { ampoule = final.callPackage ./package.nix { }; }

@@ -1,0 +1,63 @@
+# Stands for the packages that the modules name. What is built here is built by /bin/sh, and
+# a package is a directory with a file for each program.
+{ lib }:
+let
+  shell =
+    name: environment: command:
+    let
+      self = derivation (
+        environment
+        // {
+          inherit name command;
+          system = "x86_64-linux";
+          builder = "/bin/sh";
+          args = [
+            "-euc"
+            ". \"$commandPath\""
+          ];
+          passAsFile = [ "command" ] ++ environment.passAsFile or [ ];
+          PATH = "/usr/bin:/bin";
+        }
+      );
+    in
+    self;
+  package =
+    name: programs:
+    shell name { } (
+      "mkdir -p $out/bin\n"
+      + lib.concatMapStrings (p: "printf '#!/bin/sh\\nexec ${p} \"$@\"\\n' >$out/bin/${p}; chmod 555 $out/bin/${p}\n") programs
+    )
+    // {
+      override = _: package name programs;
+    };
+  write =
+    name: mode: text:
+    shell name
+      {
+        inherit text;
+        passAsFile = [ "text" ];
+      }
+      ''
+        cp "$textPath" $out
+        chmod ${mode} $out
+      '';
+in
+rec {
+  inherit lib;
+  system = "x86_64-linux";
+  path = ./nixpkgs;
+  runtimeShell = "/bin/sh";
+  runCommand = shell;
+  writeShellScript = name: text: write name "555" "#!${runtimeShell}\n${text}";
+  writeText = name: text: write name "444" text;
+  coreutils = package "coreutils-9.10" [
+    "readlink"
+    "true"
+  ];
+  qemu_kvm = package "qemu-host-cpu-only-10.2.2" [ "qemu-system-x86_64" ];
+  virtiofsd = package "virtiofsd-1.13.3" [ "virtiofsd" ];
+  e2fsprogs = package "e2fsprogs-1.47.3" [ "mkfs.ext4" ];
+  systemd = package "systemd-259.3" [ "systemctl" ] // {
+    version = "259.3";
+  };
+}

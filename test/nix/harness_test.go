@@ -23,6 +23,8 @@ type world struct {
 	// lib and microvm are Nix expressions, packages an expression in which lib is known.
 	// Empty: the stand-ins.
 	lib, packages, microvm, guestModules string
+	// ampoule is a directory in which Ampoule is installed. Empty: nothing is.
+	ampoule string
 }
 
 // worlds are the stand-ins, and what is real where the environment has it.
@@ -100,6 +102,9 @@ func (w world) expression(module string) string {
 		panic(err)
 	}
 	arguments := "module = " + module + "; "
+	if w.ampoule != "" {
+		arguments += "installed = " + w.ampoule + "; "
+	}
 	if w.lib != "" {
 		arguments += "inherit lib; packages = " + w.packages + "; microvm = " + w.microvm + "; guestModules = " + w.guestModules + "; "
 		return "let lib = " + w.lib + "; e = import " + eval + " { " + arguments + "}"

@@ -5,11 +5,19 @@
   module,
   lib ? import ./standin/lib.nix,
   packages ? import ./standin/pkgs.nix { inherit lib; },
-  ampoule ? packages.runCommand "ampoule" { } "mkdir -p $out/bin" // { override = _: ampoule; },
+  # A directory in which Ampoule is installed.
+  installed ? null,
   microvm ? ./standin/microvm/nixos-modules/host.nix,
   guestModules ? [ ./standin/nixos.nix ],
 }:
 let
+  ampoule =
+    packages.runCommand "ampoule" { } (
+      if installed == null then "mkdir -p $out/bin" else "cp -r ${installed} $out"
+    )
+    // {
+      override = _: ampoule;
+    };
   pkgs = packages // {
     inherit ampoule guestModules;
     path = ./standin/nixpkgs;

@@ -9,7 +9,7 @@ let
         environment
         // {
           inherit name command;
-          system = "x86_64-linux";
+          system = builtins.currentSystem;
           builder = "/bin/sh";
           args = [
             "-euc"
@@ -44,7 +44,7 @@ let
 in
 rec {
   inherit lib;
-  system = "x86_64-linux";
+  system = builtins.currentSystem;
   path = ./nixpkgs;
   runtimeShell = "/bin/sh";
   runCommand = shell;
@@ -56,6 +56,7 @@ rec {
   ];
   qemu_kvm = package "qemu-host-cpu-only-10.2.2" [ "qemu-system-x86_64" ];
   virtiofsd = package "virtiofsd-1.13.3" [ "virtiofsd" ];
+  cloud-hypervisor = package "cloud-hypervisor-52.0" [ "cloud-hypervisor" ];
   e2fsprogs = package "e2fsprogs-1.47.3" [ "mkfs.ext4" ];
   systemd = package "systemd-259.3" [ "systemctl" ] // {
     version = "259.3";

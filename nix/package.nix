@@ -30,7 +30,7 @@ buildGoModule {
     ];
   };
   # Of what `go mod vendor` makes. test/nix says the new one when go.mod has changed.
-  vendorHash = "sha256-6ueev6WqfplMGi2yl6rJJ/YIML7hyJw4BzI80ydU8w0=";
+  vendorHash = "sha256-7sjoGbz+yceuxs8YnNGHlHm44vtnG5BJ7ne0y3qjZK4=";
 
   nativeBuildInputs = lib.optional (runtimeInputs != [ ]) makeBinaryWrapper;
 

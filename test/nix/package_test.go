@@ -11,25 +11,22 @@ import (
 	"testing"
 
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
+	"github.com/ampoule-vm/ampoule/internal/testkit/nixeval"
 	"github.com/ampoule-vm/ampoule/internal/version"
 )
 
 // The package is made of the files that it names, has the version that the program says,
 // and the hash of the modules that go.mod asks for.
 func TestPackage(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := instantiate(t, `
-		let lib = import `+root+`/test/nix/testdata/standin/lib.nix // {
+	root := nixeval.Root()
+	out, err := nixeval.Instantiate(t, `
+		let lib = import `+root+`/internal/testkit/nixeval/standin/lib.nix // {
 				fileset = { unions = map toString; toSource = s: s.fileset; };
 				licenses.asl20 = "asl20"; platforms.linux = [ ]; makeBinPath = toString;
 			};
 			package = runtimeInputs: import `+root+`/nix/package.nix { inherit lib runtimeInputs; buildGoModule = p: p; makeBinaryWrapper = "wrapper"; };
 			plain = package [ ]; wrapped = package [ "/qemu" ];
-		in { inherit (plain) version vendorHash src nativeBuildInputs; wrapped = wrapped.postFixup; inputs = wrapped.nativeBuildInputs; }`,
-		"--eval", "--strict", "--json")
+		in { inherit (plain) version vendorHash src nativeBuildInputs; wrapped = wrapped.postFixup; inputs = wrapped.nativeBuildInputs; }`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +86,8 @@ func vendorHash(t *testing.T, source string) string {
 
 // What users of the flake name is there.
 func TestFlake(t *testing.T) {
-	out, err := instantiate(t, `
-		let flake = import ../../flake.nix;
+	out, err := nixeval.Instantiate(t, `
+		let flake = import `+nixeval.Root()+`/flake.nix;
 			outputs = flake.outputs { nixpkgs = {
 				lib.genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
 				legacyPackages.x86_64-linux.callPackage = file: _: toString file;
@@ -101,7 +98,7 @@ func TestFlake(t *testing.T) {
 			packages = builtins.mapAttrs (_: p: map baseNameOf [ p.default p.ampoule ]) outputs.packages;
 			modules = builtins.mapAttrs (_: baseNameOf) outputs.nixosModules;
 			overlay = baseNameOf (outputs.overlays.default { callPackage = file: _: toString file; } { }).ampoule;
-		}`, "--eval", "--strict", "--json")
+		}`)
 	if err != nil {
 		t.Fatal(err)
 	}

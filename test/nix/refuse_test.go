@@ -1,30 +1,16 @@
 package nix
 
-import (
-	"slices"
-	"strings"
-	"testing"
-)
-
-// configuration is a host with microvm.nix's module and Ampoule's, and with lines of a test,
-// the first of which is line 5.
-func configuration(imports, lines string) string {
-	return `{ config, lib, pkgs, microvmHost, ampouleModules, examples, ... }:
-{
-  imports = [ microvmHost ampouleModules.nixosModules.host ` + imports + ` ];
-
-` + lines + "\n}\n"
-}
+import "testing"
 
 // What would be lost is an error, or, where Ampoule has nothing to do with the VM, a
 // warning; with the line on which it stands, and what to write instead.
 func TestNothingIsLostQuietly(t *testing.T) {
-	for name, w := range worlds(t) {
+	for name, w := range worlds() {
 		t.Run(name, func(t *testing.T) {
 			for _, c := range refusals {
 				t.Run(c.name, func(t *testing.T) {
 					t.Parallel()
-					got, err := w.host(t, configuration(c.imports, c.lines), "")
+					got, err := w.Host(t, configuration(c.imports, c.lines), "")
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -33,13 +19,6 @@ func TestNothingIsLostQuietly(t *testing.T) {
 				})
 			}
 		})
-	}
-}
-
-func same(t *testing.T, what string, got, want []string) {
-	t.Helper()
-	if !slices.Equal(got, want) {
-		t.Errorf("%s\n%s\nwant\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

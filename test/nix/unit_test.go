@@ -5,15 +5,17 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/ampoule-vm/ampoule/internal/testkit/nixeval"
 )
 
 // The unit that a host has for a VM that Ampoule starts, line by line, and that of one
 // that it does not.
 func TestUnit(t *testing.T) {
-	for name, w := range worlds(t) {
+	for name, w := range worlds() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := w.host(t, configuration("(examples + /credentials.nix)", `
+			got, err := w.Host(t, configuration("(examples + /credentials.nix)", `
 				sops.secrets."test-vm/api-key".path = "/run/secrets/test-vm/100%/api-key";
 				microvm.vms.test-vm.ampoule.credentials = {
 					CERT = { source = "/etc/credstore.encrypted/cert"; encrypted = true; };
@@ -27,7 +29,7 @@ func TestUnit(t *testing.T) {
 			same(t, "failed assertions", got.Failed, nil)
 			same(t, "warnings", got.Warnings, nil)
 			unit := got.Units["microvm@test-vm"]
-			if w.lib != "" {
+			if w.Lib != "" {
 				unit = strings.Replace(unit, "X-Restart-Triggers=STORE-nixos-system-test-vm-26.11.20260810.3b9e7f0\n", "", 1)
 			}
 			same(t, "unit", strings.Split(unit, "\n"), strings.Split(`[Unit]
@@ -74,7 +76,7 @@ X-RestartIfChanged=true
 
 // Each example is a host without mistakes, and its unit starts what it says.
 func TestExamples(t *testing.T) {
-	for name, w := range worlds(t) {
+	for name, w := range worlds() {
 		for _, c := range []struct {
 			name, lines, unit string
 			told              []string
@@ -93,7 +95,7 @@ func TestExamples(t *testing.T) {
 		} {
 			t.Run(name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
-				got, err := w.host(t, configuration("(examples + /"+c.name+".nix)", c.lines), "")
+				got, err := w.Host(t, configuration("(examples + /"+c.name+".nix)", c.lines), "")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -111,10 +113,10 @@ func TestExamples(t *testing.T) {
 
 // A host's lines over what is made of the runner.
 func TestDropIn(t *testing.T) {
-	for name, w := range worlds(t) {
+	for name, w := range worlds() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := w.host(t, configuration("", `
+			got, err := w.Host(t, configuration("", `
 				microvm.host.startupTimeout = 200;
 				microvm.vms.web.config.systemd.package = pkgs.systemd;
 				microvm.vms.web.config.microvm.credentialFiles.FILE = "/run/file";
@@ -160,7 +162,7 @@ TimeoutStopSec=5min
 // services.ampoule: files of /etc/ampoule, the generator, and what a switch does.
 func TestService(t *testing.T) {
 	const base = `{ ampouleModules, examples, pkgs, ... }: { imports = [ ampouleModules.nixosModules.ampoule (examples + /services.nix) ]; _module.args.guest = "/guest"; `
-	got, err := world{}.host(t, base+"}", `{ etc = builtins.attrNames e.host.config.environment.etc; generators = e.host.config.systemd.generators; text = e.host.config.environment.etc."ampoule/web.microvm".source.drv.text or ""; }`)
+	got, err := nixeval.World{}.Host(t, base+"}", `{ etc = builtins.attrNames e.host.config.environment.etc; generators = e.host.config.systemd.generators; text = e.host.config.environment.etc."ampoule/web.microvm".source.drv.text or ""; }`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +182,7 @@ func TestService(t *testing.T) {
 		t.Errorf("the unit is\n%s", unit)
 	}
 
-	got, err = world{}.host(t, base+`
+	got, err = nixeval.World{}.Host(t, base+`
 services.ampoule.vms."a/b".MicroVM = { };
 services.ampoule.vms.c.MicroVM.LoadCredential =
   [ "A:/run/a" "KEY:${pkgs.writeText "key" "secret"}" ]; }`, "")
@@ -195,11 +197,11 @@ services.ampoule.vms.c.MicroVM.LoadCredential =
 
 // The guest's module alone, as in a flake that has the guest and not the host.
 func TestGuard(t *testing.T) {
-	for name, w := range worlds(t) {
+	for name, w := range worlds() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			guest := func(lines string) error {
-				_, err := w.host(t, configuration("", "microvm.vms.web.config = { imports = [ ampouleModules.nixosModules.microvm ];\n"+lines+"};"), "e.host.config.microvm.vms.web.config.config.microvm.declaredRunner.outPath")
+				_, err := w.Host(t, configuration("", "microvm.vms.web.config = { imports = [ ampouleModules.nixosModules.microvm ];\n"+lines+"};"), "e.host.config.microvm.vms.web.config.config.microvm.declaredRunner.outPath")
 				return err
 			}
 			for lines, want := range map[string]string{

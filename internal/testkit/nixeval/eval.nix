@@ -40,5 +40,15 @@ in
   inherit failed;
   inherit (host.config) warnings;
   units = if failed == [ ] then host.config.systemd.units else { };
+  # The files of /etc/systemd/system.
+  files = lib.mapAttrs' (
+    name: text:
+    lib.nameValuePair (
+      if host.config.systemd.services.${name}.overrideStrategy == "asDropin" then
+        "${name}.service.d/overrides.conf"
+      else
+        "${name}.service"
+    ) text
+  ) host.config.systemd.units;
   inherit host pkgs;
 }

@@ -1,7 +1,7 @@
 # Stands for the options of NixOS that the modules set or read. systemd's are those of
 # NixOS as far as they go: a value of serviceConfig that is defined several times is a list
 # of all, or one value. units has the text of each.
-{ config, lib, ... }:
+{ config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;
   unitValue = lib.mkOptionType {
@@ -78,7 +78,7 @@ let
     );
   list = key: words: lib.optionalString (words != [ ]) "${key}=${toString words}\n";
   unit =
-    s:
+    name: s:
     "[Unit]\n"
     + lib.optionalString (s.description != null) "Description=${s.description}\n"
     + list "Wants" s.wants
@@ -90,6 +90,8 @@ let
     + lib.optionalString (s.restartTriggers != [ ]) "X-Restart-Triggers=${toString s.restartTriggers}\n"
     + lib.optionalString (!s.restartIfChanged) "X-RestartIfChanged=false\n"
     + "[Service]\n"
+    + lib.optionalString (s.script != "")
+      "ExecStart=${pkgs.writeShellScript "unit-script-${builtins.replaceStrings [ "@" ] [ "-" ] name}-start" s.script}\n"
     + lines s.serviceConfig
     + lib.optionalString (s.wantedBy != [ ]) "[Install]\n${list "WantedBy" s.wantedBy}";
 in
@@ -134,5 +136,5 @@ in
       };
     };
   };
-  config.systemd.units = builtins.mapAttrs (_: unit) config.systemd.services;
+  config.systemd.units = builtins.mapAttrs unit config.systemd.services;
 }

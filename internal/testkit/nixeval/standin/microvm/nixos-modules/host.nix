@@ -56,7 +56,20 @@ in
     lib.listToAttrs (
       lib.concatMap (name: [
         (lib.nameValuePair "install-microvm-${name}" {
-          script = "ln -sTf ${(guest name).microvm.declaredRunner} current";
+          before = [
+            "microvm@${name}.service"
+            "microvm-tap-interfaces@${name}.service"
+            "microvm-set-booted@${name}.service"
+          ];
+          partOf = [ "microvm@${name}.service" ];
+          wantedBy = [ "microvms.target" ];
+          serviceConfig.Type = "oneshot";
+          script = ''
+            mkdir -p ${cfg.stateDir}/${name}
+            cd ${cfg.stateDir}/${name}
+            ln -sTf ${(guest name).microvm.declaredRunner} current
+            chown -h microvm:kvm . current
+          '';
         })
         (lib.nameValuePair "microvm@${name}" {
           overrideStrategy = "asDropin";
@@ -71,12 +84,69 @@ in
       ]) (builtins.attrNames cfg.vms)
     )
     // {
+      "microvm-tap-interfaces@" = {
+        description = "Interfaces of MicroVM '%i'";
+        before = [ "microvm@%i.service" ];
+        partOf = [ "microvm@%i.service" ];
+        after = [
+          "network.target"
+          "microvm-set-booted@%i.service"
+        ];
+        unitConfig.ConditionPathExists = "${cfg.stateDir}/%i/current/bin/tap-up";
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          ExecStart = "${cfg.stateDir}/%i/current/bin/tap-up";
+          ExecStop = "${cfg.stateDir}/%i/booted/bin/tap-down";
+        };
+      };
+      "microvm-set-booted@" = {
+        description = "What MicroVM '%i' is started with";
+        before = [ "microvm@%i.service" ];
+        partOf = [ "microvm@%i.service" ];
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          WorkingDirectory = "${cfg.stateDir}/%i";
+          User = "microvm";
+          Group = "kvm";
+          ExecStop = "/bin/rm booted";
+        };
+        script = ''
+          rm -f booted
+          ln -s $(readlink current) booted
+        '';
+      };
       "microvm@" = {
         description = "MicroVM '%i'";
+        requires = [
+          "microvm-tap-interfaces@%i.service"
+          "microvm-set-booted@%i.service"
+        ];
+        after = [
+          "network.target"
+          "microvm-tap-interfaces@%i.service"
+          "microvm-set-booted@%i.service"
+        ];
+        unitConfig.ConditionPathExists = "${cfg.stateDir}/%i/current/bin/microvm-run";
+        restartIfChanged = false;
         serviceConfig = {
           Type = "simple";
+          WorkingDirectory = "${cfg.stateDir}/%i";
           ExecStart = "${cfg.stateDir}/%i/current/bin/microvm-run";
           ExecStop = "${cfg.stateDir}/%i/booted/bin/microvm-shutdown";
+          ExecStartPost = [
+            "+/bin/sh -c 'if [ -x ${cfg.stateDir}/%i/current/bin/microvm-register ]; then ${cfg.stateDir}/%i/current/bin/microvm-register $MAINPID; fi'"
+          ];
+          TimeoutSec = cfg.host.startupTimeout;
+          Restart = "always";
+          RestartSec = "5s";
+          User = "microvm";
+          Group = "kvm";
+          SyslogIdentifier = "microvm@%i";
+          LimitNOFILE = 1048576;
+          NotifyAccess = "all";
+          LimitMEMLOCK = "infinity";
         };
       };
     };

@@ -111,14 +111,16 @@ func TestFixturesAreFresh(t *testing.T) {
 	if microvm == "" || lib == "" {
 		t.Skip("AMPOULE_TEST_MICROVM_NIX and AMPOULE_TEST_NIXPKGS_LIB name no checkouts")
 	}
-	fresh := t.TempDir()
-	cmd := exec.Command("testdata/gen/generate", fresh)
-	cmd.Env = append(os.Environ(), "MICROVM_NIX="+microvm, "NIXPKGS_LIB="+lib)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if diff := cmp.Diff(contents(t, fresh), contents(t, nixrunner.Dir(t))); diff != "" {
-		t.Errorf("testdata/runner is not what testdata/gen/generate makes:\n%s", diff)
+	for what, committed := range map[string]string{"runners": nixrunner.Dir(t), "units": "../testkit/nixhost/testdata/units"} {
+		fresh := t.TempDir()
+		cmd := exec.Command("testdata/gen/generate", what, fresh)
+		cmd.Env = append(os.Environ(), "MICROVM_NIX="+microvm, "NIXPKGS_LIB="+lib)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", what, err, out)
+		}
+		if diff := cmp.Diff(contents(t, fresh), contents(t, committed)); diff != "" {
+			t.Errorf("%s is not what testdata/gen/generate makes:\n%s", committed, diff)
+		}
 	}
 }
 

@@ -1,10 +1,14 @@
-# collect DIRECTORY RUNNER [FILE...]: what runners.nix says of a fixture, in DIRECTORY.
+# collect DIRECTORY RUNNER [FILE...] and collect_units DIRECTORY UNITS: what runners.nix says
+# of a fixture, in DIRECTORY.
 
-# references FILE: the files of the store, not the directories, that FILE names.
+# references FILE: the files of the store, not the directories, that FILE names; and those
+# that are scripts of units in directories.
 references() {
-  grep -aoE '/nix/store/[0-9a-df-np-sv-z]{32}-[-+._?=0-9a-zA-Z]+' "$1" | sort -u | while read -r path; do
+  grep -aoE '/nix/store/[0-9a-df-np-sv-z]{32}-[-+._?=0-9a-zA-Z]+(/bin/[-+._?=0-9a-zA-Z\\]+)?' "$1" | sort -u | while read -r path; do
     case $path in
       *-microvm-store-disk.*) ;;
+      *-unit-script-*/bin/*) echo "$path" ;;
+      */bin/*) ;;
       *) if [ -f "$path" ]; then echo "$path"; fi ;;
     esac
   done
@@ -13,10 +17,11 @@ references() {
 # keep DIRECTORY PATH: a file of the store and what it names into DIRECTORY/store.
 keep() {
   for path in $(references "$2") $3; do
-    if [ ! -e "$1/store/${path##*/}" ]; then
-      mkdir -p "$1/store"
-      cp "$path" "$1/store/"
-      printf 'store/%s\t%s\n' "${path##*/}" "$path" >> "$1/paths"
+    file=store/${path#/nix/store/}
+    if [ ! -e "$1/$file" ]; then
+      mkdir -p "$(dirname "$1/$file")"
+      cp "$path" "$1/$file"
+      printf '%s\t%s\n' "$file" "$path" >> "$1/paths"
       (keep "$1" "$path" "")
     fi
   done
@@ -37,4 +42,25 @@ collect() {
   shift 2
   for script in "$runner"/bin/*; do keep "$directory" "$script" ""; done
   for file; do keep "$directory" /dev/null "$file"; done
+}
+
+collect_units() {
+  mkdir -p "$1/system"
+  printf '.\t%s\n' "$2" >> "$1/paths"
+  (cd "$2" && find . -mindepth 1 | sort) | while read -r name; do
+    name=system/${name#./}
+    source=$2/${name#system/}
+    if [ -L "$source" ]; then
+      case $(readlink "$source") in
+        /nix/store/*)
+          cp "$source" "$1/$name"
+          printf '%s\t%s\n' "$name" "$(readlink "$source")" >> "$1/paths"
+          keep "$1" "$source" ""
+          ;;
+        *) cp -P "$source" "$1/$name" ;;
+      esac
+    else
+      mkdir -p "$1/$name"
+    fi
+  done
 }

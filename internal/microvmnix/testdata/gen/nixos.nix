@@ -1,5 +1,6 @@
 # Stands for the parts of NixOS that microvm.nix's guest modules read and write: options
-# that take anything, and the few values that end up in a runner.
+# that take anything, and the few values that end up in a runner. Fails as NixOS does where
+# an assertion does.
 { config, lib, pkgs, ... }:
 
 let
@@ -8,6 +9,7 @@ let
     type = lib.types.submodule { freeformType = lib.types.lazyAttrsOf lib.types.anything; inherit options; };
   };
   option = type: default: lib.mkOption { inherit type default; };
+  failed = map (x: x.message) (lib.filter (x: !x.assertion) config.assertions);
 in
 {
   options = {
@@ -45,7 +47,7 @@ in
         mkdir "$out"
         echo 'stands for an initial RAM disk' > "$out/initrd"
       '';
-      build.toplevel = pkgs.runCommand "nixos-system-${config.networking.hostName}-${config.system.nixos.label}" { } ''
+      build.toplevel = if failed != [ ] then throw "\nFailed assertions:\n${lib.concatStringsSep "\n" failed}" else pkgs.runCommand "nixos-system-${config.networking.hostName}-${config.system.nixos.label}" { } ''
         mkdir "$out"
         echo 'stands for the first program' > "$out/init"
         ln -s ${pkgs.linux} "$out/kernel"

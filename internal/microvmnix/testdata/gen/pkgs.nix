@@ -74,7 +74,7 @@ let
   self = rec {
     _type = "pkgs";
     inherit lib system bash runtimeShell runCommand writeTextFile;
-    path = "/nixpkgs";
+    path = ./nixpkgs;
     buildPackages = self;
     stdenv = rec {
       hostPlatform = lib.systems.elaborate system;
@@ -155,6 +155,7 @@ let
     expect = package "expect" "5.45.4" { bin = [ "unbuffer" ]; };
     python3 = package "python3" "3.13.12" { bin = [ "python3" ]; };
     python3Packages.supervisor = package "python3.13-supervisor" "4.3.0" { bin = [ "supervisord" "supervisorctl" ]; };
+    tzdata = package "tzdata" "2026a" { files = [ "$out/share/zoneinfo/UTC" ]; };
     glibcLocales = package "glibc-locales" "2.42-51" { files = [ "$out/lib/locale/locale-archive" ]; };
     e2fsprogs = package "e2fsprogs" "1.47.3" { suffix = "-bin"; bin = [ "mkfs.ext4" ]; };
     xfsprogs = package "xfsprogs" "6.17.0" { suffix = "-bin"; bin = [ "mkfs.xfs" ]; };

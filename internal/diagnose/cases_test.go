@@ -180,7 +180,7 @@ func stateCases() []ruleCase {
 		{"more words run", func(_ *Host, vm *VM) { vm.Process.Args = append(vm.Process.Args, "-s") }, "running-not-booted"},
 		{"more words by the script", func(_ *Host, vm *VM) {
 			vm.Process.Args = append(vm.Process.Args, "-s")
-			vm.Started.Runner.Script.Exec.RuntimeArgs = true
+			vm.Started.Runner.Script.RuntimeArgs = &microvmnix.RuntimeArgs{Line: 8, Command: "/bin/x"}
 		}, ""},
 		{"words that are not known", func(_ *Host, vm *VM) {
 			vm.Process.Args[2] = "1024"

@@ -272,6 +272,8 @@ type Written struct {
 type Wanted struct {
 	Name string
 	At   Evidence
+	// id is what the service itself calls it.
+	id string
 }
 
 // LeakKind says where a secret stands.

@@ -23,19 +23,24 @@ const (
 // inClear finds a credential that is given with its value, in the forms that systemd
 // reads in a guest. The second group is the name, the third the first character of
 // the value: "$" and "`" begin one that is made when the script runs.
-var inClear = regexp.MustCompile(`(io\.systemd\.credential(?:\.binary)?:|opt/io\.systemd\.credentials/|systemd\.set_credential(?:_binary)?=)([^=:,\s'"\]]+)(?:=|:|,string=)([^,\]\s'"])`)
+var inClear = regexp.MustCompile(`(io\.systemd\.credential(?:\.binary)?:|opt/io\.systemd\.credentials/|systemd\.set_credential(?:_binary)?=)([^=:,\s'"\]]+)(?:=|:|,string=)["']?([^,\]\s'"])`)
 
-// given lists the credentials that a word gives in clear, by name.
-func given(word string) []string {
-	var out []string
+// given lists the credentials that a word gives in clear, by name; made those whose
+// value is put into it when the script runs.
+func given(word string) []string { out, _ := inWords(word); return out }
+
+func inWords(word string) (given, made []string) {
 	for _, m := range inClear.FindAllStringSubmatch(word, -1) {
 		name, first := m[2], m[3]
-		if name == "vmm.notify_socket" || first == "$" || first == "`" || strings.HasPrefix(m[1], "opt/") && !strings.Contains(m[0], ",string=") {
-			continue
+		switch {
+		case name == "vmm.notify_socket", strings.HasPrefix(m[1], "opt/") && !strings.Contains(m[0], ",string="):
+		case first == "$", first == "`":
+			made = append(made, name)
+		default:
+			given = append(given, name)
 		}
-		out = append(out, name)
 	}
-	return out
+	return given, made
 }
 
 // leaks looks for secrets in what runs and in what lies in the store.
@@ -74,7 +79,11 @@ func (l *looker) inScript(vm *VM, oem map[string]bool) {
 	}
 	if s.Exec != nil {
 		for i, w := range s.Exec.Args {
-			for _, name := range given(w.Text) {
+			literal, made := inWords(w.Text)
+			for _, name := range made {
+				vm.leak(InArgv, Evidence{Path: file, Line: w.Line, What: "the script puts the value of " + name + " into the hypervisor's command line"}, name)
+			}
+			for _, name := range literal {
 				here := Evidence{Path: file, Line: w.Line, What: "the hypervisor's command line has the value of " + name}
 				if i > 0 && s.Exec.Args[i-1].Text == "--platform" {
 					oem[name] = true

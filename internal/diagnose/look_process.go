@@ -154,7 +154,7 @@ func sameWords(s *microvmnix.Script, args []string) match {
 		return unsure // it starts another program
 	}
 	want := s.Exec.Args
-	if len(args)-1 < len(want) || len(args)-1 > len(want) && !s.Exec.RuntimeArgs {
+	if len(args)-1 < len(want) || len(args)-1 > len(want) && s.RuntimeArgs == nil {
 		return other
 	}
 	for i, w := range want {

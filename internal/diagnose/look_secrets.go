@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"encoding/json"
 	"io/fs"
 	"path"
 	"slices"
@@ -146,10 +147,10 @@ func (l *looker) walkable(p string, group *uint32) bool {
 type maker struct {
 	name string
 	unit *Unit
-	// dirs are directories whose every file it makes, manifest the text that lists
-	// them, where it could be read.
+	// dirs are directories whose files it makes; installs are the paths and names of
+	// these, nil where that could not be read.
 	dirs     []string
-	manifest string
+	installs map[string]bool
 }
 
 // installers are the units of sops-nix and agenix, and the directories that they fill.
@@ -180,7 +181,7 @@ func (l *looker) allMakers() []maker {
 			}
 			m := maker{name: name, unit: u, dirs: installers()[name]}
 			if m.dirs != nil {
-				m.manifest = l.manifest(u)
+				m.installs = l.manifest(u)
 			}
 			l.makers = append(l.makers, m)
 		}
@@ -189,21 +190,31 @@ func (l *looker) allMakers() []maker {
 	return l.makers
 }
 
-// manifest returns what a unit's program is told of the secrets that it installs.
-func (l *looker) manifest(u *Unit) string {
-	var b strings.Builder
+// manifest reads what sops-nix tells its program of the secrets and templates that it
+// installs; nil where the unit names no such file.
+func (l *looker) manifest(u *Unit) map[string]bool {
+	type installed struct{ Name, Path string }
+	var out map[string]bool
 	for _, e := range u.values("Service", "ExecStart") {
 		words, _ := program(e.Value)
 		for _, w := range words {
 			if nixstore.Of(w) == "" || !strings.HasSuffix(w, ".json") {
 				continue
 			}
-			if text, err := l.tree.ReadFile(w, maxFile); err == nil {
-				b.Write(text)
+			text, ok := l.read(w, "which secrets "+u.Name+" installs")
+			var m struct{ Secrets, Templates []installed }
+			if !ok || json.Unmarshal(text, &m) != nil || m.Secrets == nil {
+				continue
+			}
+			if out == nil {
+				out = map[string]bool{}
+			}
+			for _, s := range append(m.Secrets, m.Templates...) {
+				out[s.Name], out[s.Path] = true, true
 			}
 		}
 	}
-	return b.String()
+	return out
 }
 
 // consumes are the settings that name a file which is there already.
@@ -233,7 +244,8 @@ func (m *maker) makes(l *looker, source string) (Evidence, bool) {
 	for _, dir := range m.dirs {
 		if strings.HasPrefix(source, dir+"/") {
 			what := "it makes what is in " + dir
-			if m.manifest == "" || names(m.manifest, source) || names(m.manifest, strings.TrimPrefix(source, dir+"/")) {
+			name := strings.TrimPrefix(source, dir+"/")
+			if m.installs == nil || m.installs[source] || m.installs[name] || m.installs[strings.TrimPrefix(name, "rendered/")] {
 				return Evidence{Path: m.unit.Fragment, What: what}, true
 			}
 			return Evidence{}, false
@@ -325,11 +337,11 @@ func (l *looker) ordered(vm *VM, m *maker) bool {
 	for _, e := range vm.Unit.values("Unit", "After") {
 		between = append(between, strings.Fields(e.Value)...)
 	}
-	if e, ok := vm.Unit.last("Unit", "DefaultDependencies"); !ok || e.Value != "no" && e.Value != "false" {
+	if vm.Unit.hasDefaults() {
 		between = append(between, "sysinit.target", "basic.target")
 	}
 	for _, b := range between {
-		if m.unit.lists("Before", b) || strings.HasSuffix(b, ".target") && l.wantedBy(m, b) {
+		if m.unit.lists("Before", b) || strings.HasSuffix(b, ".target") && m.unit.hasDefaults() && l.wantedBy(m, b) {
 			return true
 		}
 		if strings.HasSuffix(b, ".service") && !strings.Contains(b, "%") && !strings.HasPrefix(b, "microvm-") && l.units.find(b).lists("After", m.name) {
@@ -339,7 +351,8 @@ func (l *looker) ordered(vm *VM, m *maker) bool {
 	return false
 }
 
-// wantedBy reports whether a target pulls a unit in: then it waits for it.
+// wantedBy reports whether a target pulls a unit in. It waits for one that has
+// systemd's default dependencies.
 func (l *looker) wantedBy(m *maker, target string) bool {
 	for _, kind := range []string{".wants", ".requires"} {
 		for i, dir := range l.units.dirs {
@@ -418,6 +431,7 @@ func (l *looker) wanted(p string) []Wanted {
 
 func wantedIn(p, text string) []Wanted {
 	var out []Wanted
+	defaults := map[string]bool{}
 	number := 0
 	for line := range strings.Lines(text) {
 		number++
@@ -425,14 +439,19 @@ func wantedIn(p, text string) []Wanted {
 		if !ok || value == "" {
 			continue
 		}
-		name := ""
+		name, id := "", ""
 		switch key = strings.TrimSpace(key); key {
 		case "LoadCredential", "LoadCredentialEncrypted":
-			id, source, has := strings.Cut(strings.TrimSpace(value), ":")
-			name = id
-			if has {
+			source, has := "", false
+			if id, source, has = strings.Cut(strings.TrimSpace(value), ":"); has {
 				name = source
+			} else {
+				name = id
 			}
+		case "SetCredential", "SetCredentialEncrypted":
+			id, _, _ := strings.Cut(strings.TrimSpace(value), ":")
+			defaults[id] = true
+			continue
 		case "ImportCredential":
 			name, _, _ = strings.Cut(strings.TrimSpace(value), ":")
 		default:
@@ -442,9 +461,10 @@ func wantedIn(p, text string) []Wanted {
 			slices.ContainsFunc(ownNames(), func(own string) bool { return strings.HasPrefix(name, own) }) {
 			continue
 		}
-		out = append(out, Wanted{Name: name, At: Evidence{Path: p, Line: number, What: "a service of the guest has " + key + "=" + name}})
+		out = append(out, Wanted{Name: name, At: Evidence{Path: p, Line: number, What: "a service of the guest has " + key + "=" + name}, id: id})
 	}
-	return out
+	// What has a default is not missed.
+	return slices.DeleteFunc(out, func(w Wanted) bool { return defaults[w.id] })
 }
 
 // delivers lists the credentials that a runner hands to the guest by words of its

@@ -140,6 +140,10 @@ func (l *looker) runner(k Link) *Runner {
 			r.Problems = append(r.Problems, Evidence{Path: p.Origin.File, Line: p.Origin.Line, What: p.What})
 			continue
 		}
+		// How the daemons of shares are started is not looked at.
+		if !strings.HasPrefix(p.What, "reading it: ") && !strings.HasPrefix(p.Origin.File, real+"/") && inner != nil {
+			continue
+		}
 		l.partial(p.Origin.File, errorOf(p.What), "what the runner "+k.Target+" starts")
 	}
 	if inner == nil {
@@ -230,15 +234,18 @@ func (l *looker) scriptReads(p string) (found []Read, opaque bool) {
 	return found, false
 }
 
-// preReads looks into the scripts that the unit executes in front of the runner.
+// preReads looks into the scripts that the unit executes in front of the runner, and
+// beside it.
 func (l *looker) preReads(vm *VM) {
-	for _, e := range vm.Unit.values("Service", "ExecStartPre") {
-		words, _ := program(e.Value)
-		if len(words) == 0 || !path.IsAbs(words[0]) {
-			continue
+	for _, key := range []string{"ExecStartPre", "ExecStartPost"} {
+		for _, e := range vm.Unit.values("Service", key) {
+			words, _ := program(e.Value)
+			if len(words) == 0 || !path.IsAbs(words[0]) {
+				continue
+			}
+			found, _ := l.scriptReads(words[0])
+			vm.PreReads = append(vm.PreReads, found...)
 		}
-		found, _ := l.scriptReads(words[0])
-		vm.PreReads = append(vm.PreReads, found...)
 	}
 }
 
@@ -406,9 +413,10 @@ func (l *looker) kept(p, name string) (kept, known bool) {
 		if users != nil {
 			return false, true
 		}
+	} else {
+		return false, false
 	}
-	// Without the database, or for a path that it does not know: what the systems that
-	// are kept install.
+	// The database does not know the path: what the systems that are kept install.
 	for root := range l.roots {
 		if strings.Contains(nixstore.NameOf(root), "nixos-system") || root == l.host.System {
 			if l.declaredBy(root, name) == p {

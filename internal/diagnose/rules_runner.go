@@ -16,23 +16,25 @@ func (vm *VM) loading() []*Credential { return vm.Credentials }
 // unread reports whether a unit loads credentials that nothing reads.
 func (vm *VM) unread() bool {
 	d := vm.Deployed
-	if len(vm.loading()) == 0 || d == nil || d.Runner.Script == nil || len(d.Reads) > 0 || len(delivers(d.Runner.Script)) > 0 {
+	switch f := vm.Forced; {
+	case len(vm.loading()) == 0, d == nil, d.Runner.Script == nil:
 		return false
+	case f != nil && f.Program != "":
+		// Another program is started in the runner's place. What it reads counts, where it
+		// can be seen.
+		return !f.Ours && !f.Opaque && len(f.Reads) == 0 && !vm.preRead()
 	}
-	// Another program is started in the runner's place. What it reads is its business,
-	// where it can be seen, and else not known.
-	if f := vm.Forced; f != nil && f.Program != "" && (f.Ours || f.Opaque || len(f.Reads) > 0) {
-		return false
-	}
-	return !vm.preRead()
+	return len(d.Reads) == 0 && len(delivers(d.Runner.Script)) == 0 && !vm.preRead()
 }
 
 // preRead reports whether a command in front of the runner has to do with
 // credentials.
 func (vm *VM) preRead() bool {
-	for _, e := range vm.Unit.values("Service", "ExecStartPre") {
-		if strings.Contains(e.Value, "CREDENTIALS_DIRECTORY") || strings.Contains(e.Value, "/run/credentials") || strings.Contains(e.Value, "%d/") {
-			return true
+	for _, key := range []string{"ExecStartPre", "ExecStartPost"} {
+		for _, e := range vm.Unit.values("Service", key) {
+			if strings.Contains(e.Value, "CREDENTIALS_DIRECTORY") || strings.Contains(e.Value, "/run/credentials") || strings.Contains(e.Value, "%d/") {
+				return true
+			}
 		}
 	}
 	return len(vm.PreReads) > 0

@@ -9,7 +9,8 @@ import (
 )
 
 func flakePinned(h *Host, vm *VM) *Finding {
-	if nixstore.Of(vm.Flake) == "" || !vm.Current.There || vm.Install != nil && vm.Install.Once != nil {
+	dir, _ := flakeDir(vm.Flake)
+	if nixstore.Of(dir) == "" || !vm.Current.There || vm.Install != nil && vm.Install.Once != nil {
 		return nil
 	}
 	return &Finding{

@@ -205,6 +205,13 @@ func (u *Unit) lists(key, name string) bool {
 	return false
 }
 
+// hasDefaults reports whether systemd adds its default dependencies.
+func (u *Unit) hasDefaults() bool {
+	e, ok := u.last("Unit", "DefaultDependencies")
+	value, known := boolean(e.Value)
+	return !ok || !known || value
+}
+
 // real is where the file that a line stands in lies.
 func (u *Unit) real(file string) string {
 	for _, f := range u.Files {

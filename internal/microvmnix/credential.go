@@ -26,7 +26,7 @@ const (
 
 // under finds what is named below the credentials directory in a flattened word. An
 // absolute path below /run/credentials has the unit's name in between.
-var under = regexp.MustCompile("(?:\x01|/run/credentials/(?:[^/\x01 ]+))/+([^/ '\"\x01,;:)]*)")
+var under = regexp.MustCompile("(?:\x01|/run/credentials/(?:[^/\x01 ]+))/+([^/ '\"\x01,;:)}\\]]*)")
 
 // readCredentials lists the credentials that statements read: names behind
 // $CREDENTIALS_DIRECTORY, a variable that holds it, or /run/credentials/UNIT; from

@@ -138,7 +138,7 @@ func claims(p *plan.Plan) []claim {
 		})
 	}
 	for _, d := range p.VM.Devices {
-		out = append(out, claim{kind: device, what: d.String(), from: d.From, shown: d.String()})
+		out = append(out, claim{kind: device, what: d.Bus + ":" + d.Address, from: d.From, shown: d.String()})
 	}
 	return out
 }

@@ -307,6 +307,9 @@ func whole(list string, v any) *string {
 		}
 	case "vm.devices":
 		out = text("bus") + ":" + text("address")
+		if e["external"] == true {
+			out += ",external"
+		}
 	case "vm.disks":
 		out = text("path") + ":" + text("format")
 		for _, name := range []string{"read_only", "direct", "serial", "size", "file_system", "label"} {
@@ -316,7 +319,7 @@ func whole(list string, v any) *string {
 		}
 	case "vm.networks":
 		out = text("kind")
-		for _, name := range []string{"name", "bridge", "link", "mode", "mac", "queues", "vhost", "mtu"} {
+		for _, name := range []string{"name", "bridge", "link", "mode", "mac", "queues", "vhost", "mtu", "external"} {
 			if value := shown(list+"[]."+name, e[name]); value != nil {
 				out += "," + name + "=" + *value
 			}

@@ -159,6 +159,30 @@ func (t Tree) Judge(d plan.Device, all []plan.Device) *Problem {
 	return nil
 }
 
+// Given is the node of a device that somebody else has taken from the host for a
+// guest; a problem where it was not, or is not there. Empty: it cannot be told.
+func (t Tree) Given(d plan.Device) (node string, problem *Problem) {
+	if d.Bus == spec.USB {
+		found, err := t.FindUSB(d.Address)
+		if err != nil || len(found) != 1 {
+			return "", nil // which Judge says
+		}
+		return found[0].Node, nil
+	}
+	p, err := t.FindPCI(d.Address)
+	switch {
+	case err != nil || p.Group == "":
+		return "", nil
+	case p.Driver == VFIO:
+		return t.GroupNode(p.Group), nil
+	}
+	what := "the host uses it by its driver " + p.Driver
+	if p.Driver == "" {
+		what = "it has no driver"
+	}
+	return "", &Problem{what + ", and somebody else was to bind it to vfio-pci", "whoever does has to before the VM starts; or remove external, and Ampoule does it"}
+}
+
 func (t Tree) judgeUSB(d plan.Device) *Problem {
 	found, err := t.FindUSB(d.Address)
 	switch {

@@ -63,6 +63,26 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestGiven: what somebody else has taken from the host is found where it is, and what
+// nobody has taken is not.
+func TestGiven(t *testing.T) {
+	_, tree := host(t)
+	for device, want := range map[string]string{
+		"pci:0000:03:00.2": tree.Dev + "/vfio/3", "usb:1-2": tree.Dev + "/bus/usb/001/005",
+		"pci:0000:02:00.0": "the host uses it by its driver e1000e, and somebody else was to bind it", "pci:0000:03:00.1": "it has no driver, and somebody else was",
+		"pci:0000:09:00.0": "", "pci:0000:04:00.0": "", "usb:1-7": "",
+	} {
+		bus, address, _ := strings.Cut(device, ":")
+		got, p := tree.Given(plan.Device{Bus: bus, Address: address, External: true})
+		if p != nil {
+			got = p.What
+		}
+		if !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%s: %q, want %q", device, got, want)
+		}
+	}
+}
+
 func TestFindUSB(t *testing.T) {
 	_, tree := host(t)
 	found, err := tree.FindUSB("046d:c077")

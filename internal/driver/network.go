@@ -28,7 +28,7 @@ func Networks(vm *spec.VM, how Interfaces) []plan.Network {
 		default:
 			p.Kind, p.Bridge, p.ByName = plan.Tap, n.Parent, how.ByName
 		}
-		p.Name, p.Queues, p.VHost = n.Name, n.Queues, n.VHost
+		p.Name, p.Queues, p.VHost, p.External = n.Name, n.Queues, n.VHost, n.External
 		if p.VHost == "auto" && !how.VHost {
 			p.VHost = "no"
 		}

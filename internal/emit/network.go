@@ -15,13 +15,19 @@ func network(n plan.Network) string {
 	var parts []string
 	switch {
 	case n.Kind == plan.MacVTap:
-		parts = append(parts, "macvtap "+n.Name+" above "+n.Link+", "+n.Mode)
+		parts = append(parts, "macvtap "+n.Name+" above "+n.Link)
+		if n.Mode != "" {
+			parts = append(parts, n.Mode)
+		}
 	case n.Bridge != "":
 		parts = append(parts, "tap "+n.Name+" on the bridge "+n.Bridge)
 	case n.Kind == plan.Tap:
 		parts = append(parts, "tap "+n.Name)
 	default:
 		parts = append(parts, "in the hypervisor's process")
+	}
+	if n.External {
+		parts = append(parts, "made by others")
 	}
 	parts = append(parts, n.MAC)
 	if n.Queues > 1 {
@@ -62,27 +68,32 @@ func vhost(vm plan.VM, from string) string {
 	return "<descriptors>"
 }
 
-// networks opens what the guest's networks need. An interface that comes by
-// descriptors needs nothing of the host's network, and none of it is opened.
+// networks opens what the guest's networks need. An interface that root makes and that
+// comes by descriptors needs nothing of the host's network, and none of it is opened.
 func (s UnitSource) networks() []unitfile.Entry {
 	var out []unitfile.Entry
-	user, named := false, false
+	user, opened := false, map[string]bool{}
 	for _, n := range s.Plan.VM.Networks {
 		why := s.Plan.Origin(n.From).String() + ", " + plan.KeyOf(n.From) + "="
-		if n.Kind != plan.UserNetwork && !n.ByName {
+		if n.Kind != plan.UserNetwork && !n.ByName && !n.External {
 			continue
 		}
-		if !user && !named {
+		if !user && len(opened) == 0 {
 			out = append(out, entry(why, "PrivateNetwork", "no"))
 		}
-		switch {
-		case n.Kind == plan.UserNetwork && !user:
+		if n.Kind == plan.UserNetwork {
+			if !user {
+				// The empty line takes back what the sandbox denies.
+				out = append(out, entry(why, "IPAddressDeny", ""), entry(why, "RestrictAddressFamilies", "AF_INET AF_INET6"))
+			}
 			user = true
-			// The empty line takes back what the sandbox denies.
-			out = append(out, entry(why, "IPAddressDeny", ""), entry(why, "RestrictAddressFamilies", "AF_INET AF_INET6"))
-		case n.ByName && !named:
-			named = true
-			out = append(out, entry(why, "DeviceAllow", "/dev/net/tun rw"))
+			continue
+		}
+		for _, device := range interfaceDevices(&n) {
+			if !opened[device] {
+				out = append(out, entry(why, "DeviceAllow", device+" rw"))
+			}
+			opened[device] = true
 		}
 	}
 	return out

@@ -203,6 +203,9 @@ func share(s plan.Share) string {
 	if s.Security != "" {
 		parts = append(parts, "security "+s.Security)
 	}
+	if s.Socket != "" {
+		parts = append(parts, "served by others at "+s.Socket)
+	}
 	where := s.Tag
 	if s.MountPoint != "" {
 		where += " at " + s.MountPoint

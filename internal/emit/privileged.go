@@ -26,7 +26,9 @@ func (s UnitSource) notifyAccess() []unitfile.Entry {
 	}
 	most := 1 // what is wrong
 	for _, h := range s.Plan.VM.Needs() {
-		most += h.Most
+		if !h.Own {
+			most += h.Most
+		}
 	}
 	return []unitfile.Entry{
 		entry("what is opened for the VM by root, before the start, systemd hands to ampoule run", "NotifyAccess", "exec"),
@@ -73,19 +75,27 @@ func (s UnitSource) interfaces() []unitfile.Entry {
 	}
 	for i := range s.Plan.VM.Networks {
 		n := &s.Plan.VM.Networks[i]
-		if !n.ByDescriptor() {
+		if !n.Made() || n.ByName {
 			continue
 		}
-		if n.Kind == plan.MacVTap {
-			allow(n, "char-macvtap")
-		} else {
-			allow(n, "/dev/net/tun")
-		}
-		if n.VHost != "no" {
-			allow(n, "/dev/vhost-net")
+		for _, device := range interfaceDevices(n) {
+			allow(n, device)
 		}
 	}
 	return out
+}
+
+// interfaceDevices are the devices by which an interface is opened, as DeviceAllow=
+// names them.
+func interfaceDevices(n *plan.Network) []string {
+	devices := []string{"/dev/net/tun"}
+	if n.Kind == plan.MacVTap {
+		devices[0] = "char-macvtap"
+	}
+	if n.VHost != "no" && !n.ByName {
+		devices = append(devices, "/dev/vhost-net")
+	}
+	return devices
 }
 
 // macvtaps names the first line that asks for one, or is empty.

@@ -120,7 +120,11 @@ func (s UnitSource) shareDependencies() []unitfile.Entry {
 		units = append(units, spec.ShareUnitName(s.Plan.VM.Name, sh.Tag))
 	}
 	for _, sh := range s.Plan.VM.Shares {
-		sources = append(sources, unitfile.QuoteWord(percent(sh.Source)))
+		needed := sh.Source
+		if sh.Socket != "" {
+			needed = sh.Socket
+		}
+		sources = append(sources, unitfile.QuoteWord(percent(needed)))
 	}
 	var out []unitfile.Entry
 	if len(units) > 0 {
@@ -132,14 +136,21 @@ func (s UnitSource) shareDependencies() []unitfile.Entry {
 	return out
 }
 
-// shares opens the directories that the hypervisor serves by itself.
+// shares opens the directories that the hypervisor serves by itself, and the sockets
+// where others serve them.
 func (s UnitSource) shares() []unitfile.Entry {
 	var out []unitfile.Entry
+	seen := false
 	for _, sh := range s.Plan.VM.Shares {
+		if sh.Socket != "" {
+			// One can be connected to wherever it is visible, read-only or not.
+			out = append(out, entry(s.why(sh), bindKey(false), optional(sh.Socket)))
+		}
 		if sh.Protocol != spec.NineP {
 			continue
 		}
-		if len(out) == 0 {
+		if !seen {
+			seen = true
 			out = append(out, entry(s.why(sh)+", of which the guest sees the files' owners: in a user namespace they are nobody's", "PrivateUsers", "no"))
 		}
 		// Where it is not there, ampoule says so.

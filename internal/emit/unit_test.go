@@ -180,14 +180,14 @@ func TestUnitOpensNetworks(t *testing.T) {
 	const text = "[MicroVM]\nHypervisor=%h\nKernel=/k\nInitrd=/i\n"
 	users, tried := 0, map[bool]int{}
 	for _, hypervisor := range driver.Names(all.Drivers()) {
-		for _, line := range []string{"Network=user", "Network=tap", "Network=user\nNetwork=user\nNetwork=tap", "Network=bridge:br0\nNetwork=tap"} {
+		for _, line := range []string{"Network=user", "Network=tap", "Network=user\nNetwork=user\nNetwork=tap", "Network=bridge:br0\nNetwork=tap", "Network=tap:name=lan0,external"} {
 			if microvm.Plan(t, microvm.For(text, hypervisor)+line+"\n") == nil {
 				continue
 			}
 			f, p := unitOf(t, microvm.For(text, hypervisor)+line+"\n")
 			network, deny, families := []string{"yes"}, []string{"any"}, []string{"AF_UNIX"}
 			user := p.VM.Networks[0].Kind == plan.UserNetwork
-			named := slices.ContainsFunc(p.VM.Networks, func(n plan.Network) bool { return n.ByName })
+			named := slices.ContainsFunc(p.VM.Networks, func(n plan.Network) bool { return n.ByName || n.External })
 			if user || named {
 				network = append(network, "no")
 			}
@@ -214,6 +214,30 @@ func TestUnitOpensNetworks(t *testing.T) {
 	}
 }
 
+// TestUnitOfOthers: for what somebody else prepares root does nothing, and no unit is
+// made; the VM's user comes to the devices by which it is opened.
+func TestUnitOfOthers(t *testing.T) {
+	f, p := unitOf(t, "[MicroVM]\nKernel=/k\nNetwork=tap:name=lan0,external\nNetwork=macvtap:eth0,name=lan1,external,vhost=no,mac=02:00:00:00:00:01\n"+
+		"Share=/srv/a:a:socket=/run/a.sock\nDevice=pci:0000:01:00.0,external\n")
+	if got := slices.Concat(values(f, "Service", "ExecStartPre"), values(f, "Service", "ExecStopPost"), values(f, "Service", "FileDescriptorStoreMax"), values(f, "Unit", "Wants")); len(got) > 0 &&
+		!slices.Equal(got, []string{"modprobe@vfio_pci.service", "modprobe@macvtap.service"}) {
+		t.Errorf("it has %q", got)
+	}
+	allowed := values(f, "Service", "DeviceAllow")
+	for _, device := range []string{"/dev/net/tun rw", "char-macvtap rw", "/dev/vhost-net rw", "char-vfio rw"} {
+		if !slices.Contains(allowed, device) {
+			t.Errorf("DeviceAllow=%q, without %s", allowed, device)
+		}
+	}
+	if got := values(f, "Unit", "RequiresMountsFor"); !slices.Contains(got, "/run/a.sock") {
+		t.Errorf("RequiresMountsFor=%q", got)
+	}
+	units, err := ShareUnits(UnitSource{Plan: p, Main: "/etc/ampoule/vm.microvm", Program: "/usr/bin/ampoule"})
+	if err != nil || len(units) > 0 {
+		t.Errorf("%v, %v", units, err)
+	}
+}
+
 // TestUnitOpensShares: the directories that QEMU serves by itself, with their owners;
 // of those that others serve the sandbox knows nothing.
 func TestUnitOpensShares(t *testing.T) {
@@ -221,6 +245,7 @@ func TestUnitOpensShares(t *testing.T) {
 	for lines, want := range map[string]map[string][]string{
 		"": {"PrivateUsers": {"yes"}, "BindPaths": nil},
 		"Share=/srv/b:b:9p\nShare=/srv/c:c:9p\nShare=/srv/d:d:9p,ro\n": {"PrivateUsers": {"yes", "no"}, "BindPaths": {"-/srv/b", "-/srv/c"}},
+		"Share=/srv/b:b:socket=/run/b.sock\n":                          {"PrivateUsers": {"yes"}, "BindPaths": nil, "BindReadOnlyPaths": {"-/k", "-/run/b.sock"}},
 	} {
 		f, _ := unitOf(t, text+lines)
 		for key, want := range want {

@@ -88,14 +88,22 @@ func (l *Links) MakeMacVTap(m MacVTap) (files []*os.File, err error) {
 			return files, err
 		}
 		files = append(files, os.NewFile(uintptr(fd), m.FileName))
-		if err := setInterface(fd, m.Name, flags); err != nil {
+		if err := setQueue(fd, m.Name, flags); err != nil {
 			return files, fmt.Errorf("opening the macvtap %s: %w", m.Name, err)
-		}
-		if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerBytes); err != nil {
-			return files, fmt.Errorf("opening the macvtap %s: the length of its header: %w", m.Name, err)
 		}
 	}
 	return files, nil
+}
+
+// setQueue says what packets of a macvtap's queue look like.
+func setQueue(fd int, name string, flags uint16) error {
+	if err := setInterface(fd, name, flags); err != nil {
+		return err
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerBytes); err != nil {
+		return fmt.Errorf("the length of its header: %w", err)
+	}
+	return nil
 }
 
 // openMacVTap opens the device of a macvtap. Where nobody makes its node, as in a

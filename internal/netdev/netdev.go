@@ -27,8 +27,14 @@ type Interface struct {
 	// Alias is a text that an administrator, or whoever made it, gave it.
 	Alias string
 	MTU   int
-	// Up: it was switched on.
-	Up bool
+	// MAC is its address, in lower case with colons.
+	MAC string
+	// Up: it was switched on. Carrier: and has somebody at its other end, which of a
+	// tap is who has it open.
+	Up, Carrier bool
+	// Tun: of the kind "tun", it carries no Ethernet frames, and is no tap. MultiQueue:
+	// it can be opened more than once, by whoever says so.
+	Tun, MultiQueue bool
 	// Master is the index of the bridge that it is attached to, Parent that of the
 	// interface below it; 0: none.
 	Master, Parent int
@@ -131,7 +137,7 @@ func describe(link netlink.Link) Interface {
 	a := link.Attrs()
 	out := Interface{
 		Index: a.Index, Name: a.Name, Kind: link.Type(), Alias: a.Alias, MTU: a.MTU, Up: a.RawFlags&unix.IFF_UP != 0,
-		Master: a.MasterIndex, Parent: a.ParentIndex,
+		Master: a.MasterIndex, Parent: a.ParentIndex, MAC: a.HardwareAddr.String(), Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
 	}
 	switch m := link.(type) {
 	case *netlink.Macvtap:
@@ -139,7 +145,7 @@ func describe(link netlink.Link) Interface {
 	case *netlink.Macvlan:
 		out.Mode = modeName(m.Mode)
 	case *netlink.Tuntap:
-		out.Kind = TapKind
+		out.Kind, out.Tun, out.MultiQueue = TapKind, m.Mode == netlink.TUNTAP_MODE_TUN, m.Flags&netlink.TUNTAP_MULTI_QUEUE != 0
 	}
 	return out
 }

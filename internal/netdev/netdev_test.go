@@ -103,7 +103,7 @@ func TestTap(t *testing.T) {
 			t.Fatal(files)
 		}
 		i, br := find(t, l, "vm0-web"), find(t, l, "br0")
-		want := Interface{Index: i.Index, Name: "vm0-web", Kind: TapKind, Alias: "ampoule web", MTU: 9000, Up: true, Master: br.Index}
+		want := Interface{Index: i.Index, Name: "vm0-web", Kind: TapKind, Alias: "ampoule web", MTU: 9000, MAC: "fe:00:00:00:00:01", Up: true, Carrier: true, MultiQueue: true, Master: br.Index}
 		if i != want {
 			t.Errorf("it is %+v, want %+v", i, want)
 		}
@@ -188,7 +188,7 @@ func TestMacVTap(t *testing.T) {
 			t.Fatal(err)
 		}
 		i, up := find(t, l, "vm0-web"), find(t, l, "up0")
-		want := Interface{Index: i.Index, Name: "vm0-web", Kind: MacVTapKind, Alias: "ampoule web", MTU: 1400, Up: true, Parent: up.Index, Mode: "vepa"}
+		want := Interface{Index: i.Index, Name: "vm0-web", Kind: MacVTapKind, Alias: "ampoule web", MTU: 1400, MAC: "02:00:00:00:00:01", Up: true, Carrier: true, Parent: up.Index, Mode: "vepa"}
 		if i != want {
 			t.Errorf("it is %+v, want %+v", i, want)
 		}

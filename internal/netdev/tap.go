@@ -65,7 +65,7 @@ func (l *Links) MakeTap(t Tap) (files []*os.File, err error) {
 			err = fmt.Errorf("%w: it refuses number %d", ErrQueues, i+1)
 		}
 		if err != nil {
-			return files, err
+			return files, fmt.Errorf("making the tap %s: %w", t.Name, err)
 		}
 		files = append(files, f)
 	}
@@ -95,11 +95,11 @@ func openQueue(name string, flags uint16, fileName string) (*os.File, error) {
 	}
 	if err := setInterface(fd, name, flags); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("making the tap %s: %w", name, err)
+		return nil, err
 	}
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerBytes); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("making the tap %s: the length of its header: %w", name, err)
+		return nil, fmt.Errorf("the length of its header: %w", err)
 	}
 	return os.NewFile(uintptr(fd), fileName), nil
 }

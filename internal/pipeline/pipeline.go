@@ -268,12 +268,13 @@ func build(vm *spec.VM, part plan.VM) *plan.Plan {
 	}
 	for _, d := range vm.Devices {
 		origins.add(d.From)
-		part.Devices = append(part.Devices, plan.Device{Bus: d.Bus, Address: d.Address, From: d.From.ID})
+		part.Devices = append(part.Devices, plan.Device{Bus: d.Bus, Address: d.Address, External: d.External, From: d.From.ID})
 	}
 	for _, s := range vm.Shares {
 		origins.add(s.From)
 		part.Shares = append(part.Shares, plan.Share{
-			Source: s.Source, Tag: s.Tag, MountPoint: s.MountPoint, ReadOnly: s.ReadOnly, Protocol: s.Protocol, Cache: s.Cache, Security: s.Security, From: s.From.ID,
+			Source: s.Source, Tag: s.Tag, MountPoint: s.MountPoint, ReadOnly: s.ReadOnly, Protocol: s.Protocol, Cache: s.Cache, Security: s.Security, Socket: s.Socket,
+			From: s.From.ID,
 		})
 	}
 	part.Credentials = credentials(vm.Credentials, origins)

@@ -459,6 +459,7 @@ func (e *encoder) device(d *Device) {
 	e.begin()
 	e.text("bus", d.Bus)
 	e.text("address", d.Address)
+	e.trueIfSet("external", d.External)
 	e.from(d.From)
 	e.end()
 }
@@ -472,6 +473,7 @@ func (e *encoder) share(s *Share) {
 	e.text("protocol", s.Protocol)
 	e.textIfSet("cache", s.Cache)
 	e.textIfSet("security", s.Security)
+	e.textIfSet("socket", s.Socket)
 	e.from(s.From)
 	e.end()
 }

@@ -43,13 +43,19 @@ type Network struct {
 	MTU int `json:"mtu,omitempty"`
 	// ByName: the hypervisor opens the tap itself, by its name. Else it gets
 	// descriptors.
-	ByName bool   `json:"by_name,omitempty"`
-	From   string `json:"from"`
+	ByName bool `json:"by_name,omitempty"`
+	// External: somebody else makes the interface, and removes it. Whoever starts the
+	// hypervisor opens it, with no more rights than it has.
+	External bool   `json:"external,omitempty"`
+	From     string `json:"from"`
 }
 
 // ByDescriptor reports whether the hypervisor inherits or is sent the interface,
 // a descriptor for each pair of queues.
 func (n *Network) ByDescriptor() bool { return n.Kind != UserNetwork && !n.ByName }
+
+// Made reports whether root makes the interface.
+func (n *Network) Made() bool { return n.Kind != UserNetwork && !n.External }
 
 // Port is a port of this host that leads to one of the guest's.
 type Port struct {
@@ -83,6 +89,7 @@ func (e *encoder) network(n *Network) {
 	e.textIfSet("vhost", n.VHost)
 	e.numberIfSet("mtu", int64(n.MTU))
 	e.trueIfSet("by_name", n.ByName)
+	e.trueIfSet("external", n.External)
 	e.from(n.From)
 	e.end()
 }
@@ -158,7 +165,9 @@ func (n *Network) check() error {
 		return fmt.Errorf("this version of Ampoule knows the kinds user, tap and macvtap")
 	case n.Kind == Tap && (n.Link != "" || n.Mode != ""):
 		return fmt.Errorf("a tap is not above another interface")
-	case n.Kind == MacVTap && (n.Link == "" || !slices.Contains(spec.MacVTapModes(), n.Mode) || n.Bridge != "" || n.ByName):
+	case n.External && (n.Bridge != "" || n.Mode != ""):
+		return fmt.Errorf("bridge and mode of an interface are up to whoever makes it")
+	case n.Kind == MacVTap && (n.Link == "" || !n.External && !slices.Contains(spec.MacVTapModes(), n.Mode) || n.Bridge != "" || n.ByName):
 		return fmt.Errorf("a macvtap is above another interface, in a mode, and on no bridge")
 	case n.Queues < 1 || n.Queues > spec.MaxQueues:
 		return fmt.Errorf("%d queues", n.Queues)

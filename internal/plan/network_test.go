@@ -36,6 +36,8 @@ func TestForeignNetworks(t *testing.T) {
 		"a tap is not above":                     func(vm *plan.VM) { tap(vm).Link = "eth0" },
 		"vm.networks[2]: a macvtap is above":     func(vm *plan.VM) { macvtap(vm).Mode = "l2" },
 		"vm.networks[2]: a macvtap is":           func(vm *plan.VM) { macvtap(vm).ByName = true },
+		"bridge and mode of an interface are up": func(vm *plan.VM) { tap(vm).External = true },
+		"vm.networks[2]: bridge and mode":        func(vm *plan.VM) { macvtap(vm).External = true },
 		"0 queues":                               func(vm *plan.VM) { tap(vm).Queues = 0 },
 		"has one queue":                          func(vm *plan.VM) { tap(vm).ByName, tap(vm).Queues = true, 2 },
 		"vhost is neither":                       func(vm *plan.VM) { tap(vm).VHost = "" },

@@ -235,11 +235,13 @@ type Disk struct {
 type Device struct {
 	Bus     string `json:"bus"`
 	Address string `json:"address"`
-	From    string `json:"from"`
+	// External: somebody else takes it from the host, and gives it back.
+	External bool   `json:"external,omitempty"`
+	From     string `json:"from"`
 }
 
 // String returns the device as it is written in a file.
-func (d Device) String() string { return d.Bus + ":" + d.Address }
+func (d Device) String() string { return spec.DeviceLine(d.Bus, d.Address, d.External) }
 
 // Readiness says when the VM counts as started: Mode is "started", "guest", by
 // the guest's own word over vsock, or "console", with a regular expression.

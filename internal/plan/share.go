@@ -20,7 +20,10 @@ type Share struct {
 	Protocol string `json:"protocol"`
 	Cache    string `json:"cache,omitempty"`
 	Security string `json:"security,omitempty"`
-	From     string `json:"from"`
+	// Socket is where somebody else serves it; empty: a program of the host's does,
+	// which Ampoule has started.
+	Socket string `json:"socket,omitempty"`
+	From   string `json:"from"`
 }
 
 // ShareRoot is the directory in which each share has one that a program of the
@@ -36,11 +39,11 @@ func ShareDirectory(vm, tag string) string { return path.Join(ShareRoot, vm+"@"+
 // ShareSocket is the socket in it.
 func ShareSocket(vm, tag string) string { return ShareDirectory(vm, tag) + "/s" }
 
-// Served are the shares that a program of the host's serves over a socket.
+// Served are the shares that Ampoule has a program of the host's serve over a socket.
 func (vm *VM) Served() []Share {
 	var out []Share
 	for _, s := range vm.Shares {
-		if s.Protocol == spec.VirtioFS {
+		if s.Protocol == spec.VirtioFS && s.Socket == "" {
 			out = append(out, s)
 		}
 	}
@@ -66,7 +69,7 @@ func checkShares(vm *VM) error {
 		}
 		line := share(s)
 		if again, err := spec.ParseShare(line); err != nil || share(Share{
-			Source: again.Source, Tag: again.Tag, MountPoint: again.MountPoint, ReadOnly: again.ReadOnly, Protocol: again.Protocol, Cache: again.Cache, Security: again.Security,
+			Source: again.Source, Tag: again.Tag, MountPoint: again.MountPoint, ReadOnly: again.ReadOnly, Protocol: again.Protocol, Cache: again.Cache, Security: again.Security, Socket: again.Socket,
 		}) != line {
 			return fmt.Errorf("%s: no line of a file comes to this share", at)
 		}
@@ -90,6 +93,9 @@ func share(s Share) string {
 	}
 	if s.Security != "" {
 		options = append(options, "security="+s.Security)
+	}
+	if s.Socket != "" {
+		options = append(options, "socket="+escape.Replace(s.Socket))
 	}
 	return strings.Join(append(fields, strings.Join(options, ",")), ":")
 }

@@ -1,7 +1,9 @@
 package preflight
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -22,14 +24,13 @@ const aliasHead = "ampoule "
 // Alias is the text by which an interface is known for a VM's.
 func Alias(vm string) string { return aliasHead + vm }
 
-// Networks judges the interfaces that a plan takes and makes by those that the host
-// has. One of the name that is to be made may be there if it is this VM's own: it
+// Networks judges the interfaces that are made for a plan by those that the host has. One of the name that is to be made may be there if it is this VM's own: it
 // runs, or was killed.
 func Networks(p *plan.Plan, host Interfaces) diag.List {
 	j := networkJudge{p: p, host: host}
 	for i := range p.VM.Networks {
 		n := &p.VM.Networks[i]
-		if n.Kind == plan.UserNetwork {
+		if !n.Made() {
 			continue
 		}
 		j.name(n)
@@ -58,9 +59,33 @@ func NetworkProblem(p *plan.Plan, n *plan.Network, accepted, what string) diag.P
 	return diag.Problem{Origin: p.Origin(n.From), Key: plan.KeyOf(n.From), Value: shown(n), What: what, Accepted: accepted}
 }
 
+// InterfaceCure says what to do about an error of the kernel's; empty: nobody knows.
+func InterfaceCure(err error) string {
+	var at *os.PathError
+	switch {
+	case errors.Is(err, netdev.ErrQueues):
+		return "accepted: fewer queues="
+	case errors.As(err, &at) && at.Path == netdev.TunDevice && errors.Is(err, os.ErrNotExist):
+		return "modprobe tun; in a container, let it have the device"
+	case errors.As(err, &at) && at.Path == netdev.TunDevice && errors.Is(err, os.ErrPermission):
+		return "a unit with a DeviceAllow= of its own has to allow " + netdev.TunDevice + " too"
+	}
+	return ""
+}
+
+// NoVHost says what is wrong, and what helps, where vhost=yes and the host does not
+// have it.
+func NoVHost(err error) (what, accepted string) {
+	return "vhost=yes: " + err.Error(), "modprobe vhost_net, or vhost=auto or no"
+}
+
 // shown is the beginning of the line.
 func shown(n *plan.Network) string {
 	switch {
+	case n.External && n.Kind == plan.MacVTap:
+		return "macvtap:" + n.Link + ",name=" + n.Name
+	case n.External:
+		return "tap:name=" + n.Name
 	case n.Kind == plan.MacVTap:
 		return "macvtap:" + n.Link
 	case n.Bridge != "":

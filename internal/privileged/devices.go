@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,14 +49,15 @@ const devicesFile = "devices.json"
 
 func (h hostDevices) prepare(_ context.Context, vm *VM) diag.List {
 	var problems diag.List
-	if len(vm.Plan.VM.Devices) == 0 {
+	own := slices.DeleteFunc(slices.Clone(vm.Plan.VM.Devices), func(d plan.Device) bool { return d.External })
+	if len(own) == 0 {
 		return nil
 	}
 	refuse := func(d plan.Device, accepted, what string) {
 		problems.Errorf(vm.Plan.Origin(d.From), plan.KeyOf(d.From), d.String(), accepted, "%s", what)
 	}
 	var list []taken
-	for _, d := range vm.Plan.VM.Devices {
+	for _, d := range own {
 		if p := h.Judge(d, vm.Plan.VM.Devices); p != nil {
 			refuse(d, p.Cure, p.What)
 			continue
@@ -75,19 +77,19 @@ func (h hostDevices) prepare(_ context.Context, vm *VM) diag.List {
 		return problems
 	}
 	if err := writeWhole(vm.Dir, devicesFile, list); err != nil {
-		problems.Errorf(vm.Plan.Origin(vm.Plan.VM.Devices[0].From), "", "", "", "writing down which devices are taken from the host: %v", err)
+		problems.Errorf(vm.Plan.Origin(own[0].From), "", "", "", "writing down which devices are taken from the host: %v", err)
 		return problems
 	}
 	for i, t := range list {
 		if t.Bus == spec.PCI {
 			if err := h.bind(t); err != nil {
-				refuse(vm.Plan.VM.Devices[i], "see journalctl -k; modprobe vfio-pci, if the driver is missing", err.Error())
+				refuse(own[i], "see journalctl -k; modprobe vfio-pci, if the driver is missing", err.Error())
 				continue
 			}
 		}
 		// Its mode first: in between it is still its owner's alone.
 		if err := errors.Join(os.Chmod(t.Node, 0o600), os.Chown(t.Node, vm.User, vm.Group)); err != nil {
-			refuse(vm.Plan.VM.Devices[i], "", "giving "+t.Node+" to the VM's user: "+err.Error())
+			refuse(own[i], "", "giving "+t.Node+" to the VM's user: "+err.Error())
 		}
 	}
 	return problems

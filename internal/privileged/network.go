@@ -6,8 +6,6 @@ import (
 	"net"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/netdev"
 	"github.com/ampoule-vm/ampoule/internal/plan"
@@ -44,7 +42,7 @@ func networks() step {
 
 func makesInterfaces(vm *plan.VM) bool {
 	for i := range vm.Networks {
-		if vm.Networks[i].Kind != plan.UserNetwork {
+		if vm.Networks[i].Made() {
 			return true
 		}
 	}
@@ -62,7 +60,7 @@ func makeNetworks(vm *VM, l *netdev.Links) diag.List {
 	}
 	for i := range vm.Plan.VM.Networks {
 		n := &vm.Plan.VM.Networks[i]
-		if n.Kind == plan.UserNetwork {
+		if !n.Made() {
 			continue
 		}
 		if what, accepted := makeNetwork(vm, l, i); what != "" {
@@ -95,26 +93,12 @@ func makeNetwork(vm *VM, l *netdev.Links, i int) (what, accepted string) {
 		vm.Hand(f)
 	}
 	if err != nil {
-		return err.Error(), acceptedAfter(err)
+		return err.Error(), preflight.InterfaceCure(err)
 	}
 	if n.ByName || n.VHost == "no" {
 		return "", ""
 	}
 	return openVHost(vm, n, i)
-}
-
-// acceptedAfter says what to do about an error of the kernel's.
-func acceptedAfter(err error) string {
-	var at *os.PathError
-	switch {
-	case errors.Is(err, netdev.ErrQueues):
-		return "accepted: fewer queues="
-	case errors.As(err, &at) && at.Path == netdev.TunDevice && errors.Is(err, os.ErrNotExist):
-		return "modprobe tun; in a container, let it have the device"
-	case errors.As(err, &at) && at.Path == netdev.TunDevice && errors.Is(err, os.ErrPermission):
-		return "a unit with a DeviceAllow= of its own has to allow " + netdev.TunDevice + " too"
-	}
-	return ""
 }
 
 // hostEnd is the address of a tap's end on this host. It is not the guest's, and so
@@ -127,24 +111,11 @@ func hostEnd(guest net.HardwareAddr) net.HardwareAddr {
 	return out
 }
 
-// vhostDevice is the file by which the host's kernel moves packets.
-const vhostDevice = "/dev/vhost-net"
-
 // openVHost opens it for each queue: all or none.
 func openVHost(vm *VM, n *plan.Network, i int) (what, accepted string) {
-	var files []*os.File
-	for range n.Queues {
-		fd, err := unix.Open(vhostDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			for _, f := range files {
-				f.Close()
-			}
-			if n.VHost == "auto" {
-				return "", ""
-			}
-			return "vhost=yes: " + (&os.PathError{Op: "open", Path: vhostDevice, Err: err}).Error(), "modprobe vhost_net, or vhost=auto or no"
-		}
-		files = append(files, os.NewFile(uintptr(fd), vm.Plan.VM.VHostName(i)))
+	files, err := netdev.OpenVHost(n.Queues, vm.Plan.VM.VHostName(i))
+	if err != nil && n.VHost != "auto" {
+		return preflight.NoVHost(err)
 	}
 	for _, f := range files {
 		vm.Hand(f)
@@ -158,7 +129,7 @@ func removeNetworks(p *plan.Plan, l *netdev.Links) error {
 	var wrong []error
 	for i := range p.VM.Networks {
 		n := &p.VM.Networks[i]
-		if n.Kind == plan.UserNetwork {
+		if !n.Made() {
 			continue
 		}
 		found, ok, err := l.Find(n.Name)

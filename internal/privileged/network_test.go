@@ -146,8 +146,8 @@ func TestNetworks(t *testing.T) {
 // TestNetworksFail: where the second cannot be made, the first is not there.
 func TestNetworksFail(t *testing.T) {
 	ownnet.Need(t)
-	if _, err := os.Stat(vhostDevice); !errors.Is(err, os.ErrNotExist) {
-		t.Skip("there is a " + vhostDevice)
+	if _, err := os.Stat(netdev.VHostDevice); !errors.Is(err, os.ErrNotExist) {
+		t.Skip("there is a " + netdev.VHostDevice)
 	}
 	r := networkRequest(t, "web", "Network=tap", "Network=tap:vhost=yes")
 	_, problems := Prepare(t.Context(), r)

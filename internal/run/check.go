@@ -118,7 +118,7 @@ func (r *runner) probe(ctx context.Context, binary string, problems *diag.List) 
 // What a hook of the unit's may make in time is no mistake.
 func (r *runner) checkNetworks() diag.List {
 	var problems diag.List
-	if !slices.ContainsFunc(r.Plan.VM.Networks, func(n plan.Network) bool { return n.Kind != plan.UserNetwork }) {
+	if !slices.ContainsFunc(r.Plan.VM.Networks, func(n plan.Network) bool { return n.Made() }) {
 		return nil
 	}
 	err := netdev.In("", func(l *netdev.Links) error {

@@ -60,7 +60,10 @@ func (r *runner) takePrivileged(ctx context.Context) (undo func(), problems diag
 		}
 	}
 	r.keepHanded()
-	return undo, append(problems, r.missing()...)
+	if problems = append(problems, r.missing()...); !problems.HasErrors() {
+		problems = append(problems, r.openExternal()...)
+	}
+	return undo, problems
 }
 
 // refused is why root could not prepare the host, if it could not.
@@ -88,11 +91,11 @@ func refusedBy(p *plan.Plan, f *os.File) diag.List {
 	return problems
 }
 
-// keepHanded closes what the plan does not ask for.
+// keepHanded closes what the plan does not ask to be handed over.
 func (r *runner) keepHanded() {
 	needs := r.Plan.VM.Needs()
 	r.Handed = slices.DeleteFunc(r.Handed, func(f *os.File) bool {
-		if slices.ContainsFunc(needs, func(h plan.Handed) bool { return h.Name == f.Name() }) {
+		if slices.ContainsFunc(needs, func(h plan.Handed) bool { return h.Name == f.Name() && !h.Own }) {
 			return false
 		}
 		f.Close()
@@ -105,7 +108,7 @@ func (r *runner) keepHanded() {
 func (r *runner) missing() diag.List {
 	var problems diag.List
 	for _, h := range r.Plan.VM.Needs() {
-		if len(r.named(h.Name)) >= h.Least {
+		if h.Own || len(r.named(h.Name)) >= h.Least {
 			continue
 		}
 		problems.Add(r.about(h.From, fmt.Sprintf("nobody has opened %s for the VM", h.Name),
@@ -128,9 +131,7 @@ func (r *runner) named(name string) []*os.File {
 
 // closeHanded gives our copies up.
 func (r *runner) closeHanded() {
-	for _, f := range r.Handed {
-		f.Close()
-	}
+	closeAll(r.Handed)
 	r.Handed = nil
 }
 

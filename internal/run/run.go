@@ -261,6 +261,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	r.judgePrivileged(&problems)
 	r.judgePorts(&problems)
 	r.judgeShares(ctx, &problems)
+	r.judgeExternal(&problems)
 	s := start{Answers: answers}
 	if refused := r.refuseEarly(answers); refused.HasErrors() {
 		return s, append(problems, refused...)

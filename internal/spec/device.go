@@ -20,18 +20,32 @@ type Device struct {
 	// Address is for PCI DOMAIN:BUS:DEVICE.FUNCTION, in lower case; for USB
 	// VENDOR:PRODUCT in lower case, or BUS-PORT[.PORT…].
 	Address string
-	From    From
+	// External: somebody else takes it from the host, and gives it back.
+	External bool
+	From     From
 }
 
 // String returns the value as it is written in a file.
-func (d Device) String() string { return d.Bus + ":" + d.Address }
+func (d Device) String() string { return DeviceLine(d.Bus, d.Address, d.External) }
+
+// DeviceLine is the value of a line.
+func DeviceLine(bus, address string, external bool) string {
+	if external {
+		address += externalDevice
+	}
+	return bus + ":" + address
+}
+
+// externalDevice is the option behind an address.
+const externalDevice = ",external"
 
 func deviceRows() []Row {
 	return []Row{{
-		Name: "Device", Merge: layer.List, Form: "pci:DDDD:BB:DD.F|usb:VVVV:PPPP|usb:BUS-PORT", Default: "none",
-		Accepted: "accepted: pci:DDDD:BB:DD.F, as lspci -D has it; usb:VVVV:PPPP, as lsusb has it; usb:BUS-PORT or usb:BUS-PORT.PORT, as lsusb -t has it",
+		Name: "Device", Merge: layer.List, Form: "pci:DDDD:BB:DD.F|usb:VVVV:PPPP|usb:BUS-PORT[,external]", Default: "none",
+		Accepted: "accepted: pci:DDDD:BB:DD.F, as lspci -D has it; usb:VVVV:PPPP, as lsusb has it; usb:BUS-PORT or usb:BUS-PORT.PORT, as lsusb -t has it; each with ,external behind it where somebody else prepares it",
 		Help: "Takes a device of the host and gives it to the guest. pci: by vfio, with the host's IOMMU; every other device of its IOMMU group must be given too, or have no driver or vfio-pci. " +
-			"Before the start root takes it from its driver, and gives it back afterwards. usb: by vendor and product, or by where it is plugged in.",
+			"Before the start root takes it from its driver, and gives it back afterwards. usb: by vendor and product, or by where it is plugged in. " +
+			"With ,external somebody else does what root does: binds a PCI device to vfio-pci, and lets the VM's user open the node of its IOMMU group, or of the USB device.",
 		apply: func(r *reader, value string, from From) error {
 			expanded, err := r.Identity.Expand(value)
 			if err != nil {
@@ -55,13 +69,14 @@ func deviceRows() []Row {
 
 func parseDevice(s string) (Device, error) {
 	bus, address, ok := strings.Cut(s, ":")
+	address, external := strings.CutSuffix(address, externalDevice)
 	switch {
 	case ok && bus == PCI:
 		a, err := ParsePCI(address)
-		return Device{Bus: PCI, Address: a}, err
+		return Device{Bus: PCI, Address: a, External: external}, err
 	case ok && bus == USB:
 		a, err := parseUSB(address)
-		return Device{Bus: USB, Address: a}, err
+		return Device{Bus: USB, Address: a, External: external}, err
 	}
 	return Device{}, fmt.Errorf("neither pci:ADDRESS nor usb:ADDRESS")
 }

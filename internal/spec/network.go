@@ -25,11 +25,14 @@ type Network struct {
 	MAC string
 	// Queues are pairs of one for each direction.
 	Queues int
-	// VHost is "auto", "yes" or "no"; Mode is that of a macvtap.
+	// VHost is "auto", "yes" or "no"; Mode is that of a macvtap, empty where somebody
+	// else makes it.
 	VHost, Mode string
 	// MTU is in bytes; 0: what the interface has by itself.
-	MTU  int
-	From From
+	MTU int
+	// External: somebody else makes the interface, and removes it.
+	External bool
+	From     From
 }
 
 // UserNetwork is the kind that is in the hypervisor's process.
@@ -67,7 +70,9 @@ func networkRows() []Row {
 			"Options, separated by commas: mac=MAC, the guest's address; mtu=N, in bytes. And for all but user: name=INTERFACE, at most 15 bytes; queues=N, pairs of queues, of which no more are of use than there are processors; " +
 			"vhost=auto, yes or no: the host's kernel moves the packets, by default where it can. mode=bridge, private, vepa or passthru is that of a macvtap. " +
 			"Without mac= the address is 02: and the first five bytes of the SHA-256 sum of NAME/N, where N counts the networks of the VM from 0; without name= the interface is called vmN-NAME, or, " +
-			"where that is too long, vmN_ with the beginning of the name and of the sum. Interfaces are made when the VM starts and removed when it has ended.",
+			"where that is too long, vmN_ with the beginning of the name and of the sum. Interfaces are made when the VM starts and removed when it has ended. " +
+			"external, for a tap or a macvtap with name=: somebody else makes the interface before the VM starts, and removes it. Nothing of it is changed, and root does nothing for it: the VM's own user opens it, and must be allowed to. " +
+			"A macvtap then has the mode that it has, and mac= says its address; mtu= and queues= say what the interface has.",
 		apply: func(r *reader, value string, from From) error {
 			expanded, err := r.Identity.Expand(value)
 			if err != nil {
@@ -107,9 +112,6 @@ func ParseNetwork(s string) (Network, error) {
 		}
 		n.Parent, options = options[0], options[1:]
 		n.Queues, n.VHost = 1, VHosts()[0]
-		if kind == "macvtap" {
-			n.Mode = MacVTapModes()[0]
-		}
 	default:
 		return n, fmt.Errorf("not a kind of network")
 	}
@@ -124,7 +126,29 @@ func ParseNetwork(s string) (Network, error) {
 			return n, err
 		}
 	}
+	if n.External {
+		return n, n.checkExternal()
+	}
+	if n.Kind == "macvtap" && n.Mode == "" {
+		n.Mode = MacVTapModes()[0]
+	}
 	return n, nil
+}
+
+// checkExternal refuses what is not ours to say of an interface that somebody else
+// makes, and demands what only the line can say.
+func (n *Network) checkExternal() error {
+	switch {
+	case n.Kind == "bridge":
+		return &valueError{"whoever makes the interface also attaches it to a bridge", "accepted: tap:name=INTERFACE,external"}
+	case !n.Named:
+		return &valueError{"external: it does not say which interface", "accepted: name=INTERFACE beside it"}
+	case n.Mode != "":
+		return &valueError{"mode= is up to whoever makes the interface", "accepted: external without mode="}
+	case n.Kind == "macvtap" && n.MAC == "":
+		return &valueError{"external: a macvtap takes only what is sent to its own address, and the line does not say which that is", "accepted: mac=MAC beside it, as ip link show has it"}
+	}
+	return nil
 }
 
 // option takes one option. Those that name something on this host are not for a user
@@ -135,6 +159,8 @@ func (n *Network) option(name, value string, hasValue bool) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("an option is empty")
+	case name == "external" && !user && !hasValue:
+		n.External = true
 	case !hasValue && slices.Contains([]string{"mac", "mtu", "name", "queues", "vhost", "mode"}, name):
 		return fmt.Errorf("the option %s has no value", name)
 	case name == "mac":
@@ -147,7 +173,7 @@ func (n *Network) option(name, value string, hasValue bool) error {
 		if n.MTU, err = ParseInt(value, MinMTU, most); err != nil {
 			err = &valueError{"mtu=: " + err.Error(), fmt.Sprintf("accepted: %d to %d", MinMTU, most)}
 		}
-	case user && slices.Contains([]string{"name", "queues", "vhost"}, name), n.Kind != "macvtap" && name == "mode":
+	case user && slices.Contains([]string{"name", "queues", "vhost", "external"}, name), n.Kind != "macvtap" && name == "mode":
 		return fmt.Errorf("the option %s is not for %s", name, n.Kind)
 	case name == "name":
 		n.Name, n.Named, err = value, true, CheckInterface(value)
@@ -163,6 +189,8 @@ func (n *Network) option(name, value string, hasValue bool) error {
 		if n.Mode, err = ParseWordOf(value, MacVTapModes()...); err != nil {
 			err = &valueError{"mode=: " + err.Error(), "accepted: " + list(MacVTapModes())}
 		}
+	case name == "external":
+		return fmt.Errorf("the option external has no value")
 	default:
 		return fmt.Errorf("unknown option %q", name)
 	}

@@ -19,6 +19,8 @@ func TestParseNetwork(t *testing.T) {
 		"bridge:br0,vhost=no":        {Kind: "bridge", Parent: "br0", Name: "vm1-web", Queues: 1, VHost: "no"},
 		"macvtap:eth0":               {Kind: "macvtap", Parent: "eth0", Name: "vm1-web", Queues: 1, VHost: "auto", Mode: "bridge"},
 		"macvtap:eth0,mode=passthru": {Kind: "macvtap", Parent: "eth0", Name: "vm1-web", Queues: 1, VHost: "auto", Mode: "passthru"},
+		"tap:name=lan0,external":     {Kind: "tap", Name: "lan0", Named: true, Queues: 1, VHost: "auto", External: true},
+		"macvtap:eth0,external,name=lan0,mac=02:1f:01:da:37:9e": {Kind: "macvtap", Parent: "eth0", Name: "lan0", Named: true, Queues: 1, VHost: "auto", External: true},
 	} {
 		n, err := ParseNetwork(value)
 		if want.Kind == "" {
@@ -55,7 +57,13 @@ func TestParseNetwork(t *testing.T) {
 		"bridge:":                          "it does not say which interface",
 		"bridge:br%d":                      "a character that is not for one",
 		"macvtap:..":                       "not the name of an interface",
-		"macvtap:eth0,mode=l2":             "mode=: not one of the accepted words",
+		"user:external":                    "the option external is not for user",
+		"tap:name=lan0,external=yes":       "the option external has no value",
+		"tap:external":                     "external: it does not say which interface; accepted: name=INTERFACE beside it",
+		"bridge:br0,name=lan0,external":    "whoever makes the interface also attaches it to a bridge; accepted: tap:name=INTERFACE,external",
+		"macvtap:eth0,external,name=lan0":  "the line does not say which that is; accepted: mac=MAC beside it",
+		"macvtap:eth0,external,name=lan0,mode=vepa,mac=02:00:00:00:00:01": "mode= is up to whoever makes the interface",
+		"macvtap:eth0,mode=l2": "mode=: not one of the accepted words",
 	} {
 		if _, err := ParseNetwork(value); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", value, err, want)

@@ -24,7 +24,10 @@ type Share struct {
 	Cache string
 	// Security is for 9p: mapped or none.
 	Security string
-	From     From
+	// Socket is the absolute path at which somebody else serves it; empty: Ampoule
+	// has it served.
+	Socket string
+	From   From
 }
 
 // The protocols of a share.
@@ -37,6 +40,9 @@ const (
 	// MaxVirtioFSTag is the room that a virtio file system device has for its tag,
 	// in bytes (struct virtio_fs_config).
 	MaxVirtioFSTag = 36
+	// MaxSocket is the room in the address of a socket for its path, in bytes
+	// (sun_path of struct sockaddr_un, without its NUL).
+	MaxSocket = 107
 	// MaxNinePTag is what QEMU takes (MAX_TAG_LEN in hw/9pfs/9p.h of its sources).
 	MaxNinePTag = 31
 )
@@ -48,7 +54,7 @@ const MountsByCredential = 254
 // FstabCredential is the credential by which a guest mounts its shares by itself.
 const FstabCredential = "fstab.extra"
 
-const acceptedShare = "accepted: SOURCE:TAG[:MOUNTPOINT][:OPTION,…] with the options ro, rw, virtiofs, 9p, cache=auto|always|never, security=mapped|none; a colon in a path is written \\:"
+const acceptedShare = "accepted: SOURCE:TAG[:MOUNTPOINT][:OPTION,…] with the options ro, rw, virtiofs, 9p, cache=auto|always|never, security=mapped|none, socket=PATH; a colon in a path is written \\:"
 
 func shareRows() []Row {
 	return []Row{{
@@ -57,6 +63,7 @@ func shareRows() []Row {
 			"With MOUNTPOINT, an absolute path, a guest with systemd 254 or newer mounts it there by itself. Options, separated by commas: rw (default) or ro, read-only; " +
 			"virtiofs (default), for which a unit of its own per share runs virtiofsd, or 9p; cache=auto (default), always or never, what the guest may keep of a virtiofs share; " +
 			"security=mapped (default), by which owners and modes that the guest sets to files of a 9p share are kept in extended attributes, or none, the default with ro, by which they are the files' own. " +
+			"socket=PATH: somebody else serves the directory by virtiofs, on the socket at this absolute path, and the VM's user may connect to it; no unit is made, and cache= and what ro means for writing are up to whoever serves it. " +
 			"A directory in which credentials lie cannot be shared, by whatever path, link or mount, nor one inside another share, unless both are read-only. " +
 			"A link on the way to it that belongs to a user other than root leads to a directory of that user alone. A colon in a path is written \\:.",
 		apply: func(r *reader, value string, from From) error {
@@ -161,6 +168,8 @@ func (s *Share) option(name, value string, hasValue bool) error {
 	case name == "security" && hasValue:
 		s.Security = value
 		return oneOf("mapped", "none")
+	case name == "socket" && hasValue:
+		return s.socket(value)
 	case name == "":
 		return fmt.Errorf("an option is empty")
 	case strings.HasPrefix(name, "/"):
@@ -168,6 +177,21 @@ func (s *Share) option(name, value string, hasValue bool) error {
 	default:
 		return fmt.Errorf("unknown option %q", option(name, value, hasValue))
 	}
+	return nil
+}
+
+// socket takes the path at which somebody else serves the share.
+func (s *Share) socket(value string) error {
+	p, err := ParseAbsolutePath(strings.NewReplacer(`\\`, `\`, `\:`, ":").Replace(value))
+	switch {
+	case err != nil:
+		return fmt.Errorf("socket=: %w", err)
+	case len(p) > MaxSocket:
+		return &valueError{fmt.Sprintf("socket=: a path of %d bytes", len(p)), fmt.Sprintf("accepted: at most %d, which is what an address of a socket has room for", MaxSocket)}
+	case strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Errorf("socket=: a path with control characters")
+	}
+	s.Socket = p
 	return nil
 }
 
@@ -183,7 +207,7 @@ func option(name, value string, hasValue bool) string {
 // that is read-only, and there is nothing to map.
 func (s *Share) defaults() {
 	switch {
-	case s.Protocol == VirtioFS && s.Cache == "":
+	case s.Protocol == VirtioFS && s.Cache == "" && s.Socket == "":
 		s.Cache = "auto"
 	case s.Protocol == NineP && s.Security == "" && s.ReadOnly:
 		s.Security = "none"
@@ -213,6 +237,10 @@ func (s *Share) check() error {
 		return fmt.Errorf("cache= is for virtiofs")
 	case s.Protocol == VirtioFS && s.Security != "":
 		return fmt.Errorf("security= is for 9p")
+	case s.Protocol == NineP && s.Socket != "":
+		return fmt.Errorf("socket= is for virtiofs: 9p is served by the hypervisor itself")
+	case s.Socket != "" && s.Cache != "":
+		return &valueError{"cache= is up to whoever serves it", "accepted: socket= without cache="}
 	}
 	return nil
 }
@@ -235,6 +263,9 @@ func (r *reader) checkShares() {
 // checkPair refuses two shares that would be in each other's way.
 func (r *reader) checkPair(s, other *Share) {
 	at := other.From.Origin
+	if s.Socket != "" && s.Socket == other.Socket {
+		s.From.Errorf(r.problems, "name a socket of its own for each share", "the same socket as at %s", at)
+	}
 	if s.Tag == other.Tag {
 		s.From.Errorf(r.problems, "give each share a tag of its own", "the same tag as at %s", at)
 	}

@@ -60,6 +60,14 @@ func interfacesOf(p *plan.Plan, namespace string) ([]Interface, error) {
 	return out, err
 }
 
+// kindOf is the kernel's name of what a network is on the host.
+func kindOf(n *plan.Network) string {
+	if n.Kind == plan.MacVTap {
+		return netdev.MacVTapKind
+	}
+	return netdev.TapKind
+}
+
 // networks judges the interfaces of a VM that runs.
 func (f *Facts) networks(j judge) {
 	if f.InterfacesUnseen != "" {
@@ -80,7 +88,11 @@ func (f *Facts) network(j judge, in *Interface) {
 	switch {
 	case !in.There:
 		j.found(InterfaceMissing, again, what+" is not there any more")
-	case !preflight.Ours(*is, f.Name):
+	case n.External && is.Kind != kindOf(n):
+		j.found(InterfaceMissing, again, what+" is another one now, and no "+n.Kind)
+	case n.External && n.Kind == plan.Tap && is.Up && !is.Carrier:
+		j.found(InterfaceMissing, again, what+" was made anew after the start: nobody has it open")
+	case !n.External && !preflight.Ours(*is, f.Name):
 		j.found(InterfaceMissing, again, what+" is another one now, which "+f.Name+" does not have")
 	case !is.Up:
 		j.found(InterfaceChanged, Cure{Command: "ip link set " + n.Name + " up"}, what+" is switched off")

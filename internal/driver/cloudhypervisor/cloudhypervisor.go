@@ -190,7 +190,7 @@ func config(vm *spec.VM) []plan.Field {
 			fields = append(fields, plan.TrueAt("/memory/shared", s.From.ID))
 		}
 		at := fmt.Sprintf("/fs/%d/", i)
-		fields = append(fields, plan.TextAt(at+"tag", s.Tag, s.From.ID), plan.TextAt(at+"socket", plan.ShareSocket(vm.Identity.Name, s.Tag), s.From.ID))
+		fields = append(fields, plan.TextAt(at+"tag", s.Tag, s.From.ID), plan.TextAt(at+"socket", driver.ShareSocket(vm, s), s.From.ID))
 	}
 	if v := driver.OwnVSock(vm); v != nil {
 		fields = append(fields, plan.NumberAt("/vsock/cid", v.CID, vm.VSockCID.From.ID), plan.AskAt("/vsock/socket", plan.AskVSock, vm.VSockCID.From.ID))

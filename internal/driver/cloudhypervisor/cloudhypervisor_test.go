@@ -38,6 +38,8 @@ func TestContract(t *testing.T) {
 		{Name: "initrd channel without an initrd", Lines: []string{"CredentialChannel=initrd"}, Refused: "has no root="},
 		{Name: "kernel command line beyond ASCII", Lines: []string{"KernelCommandLine=quiet a=ü"}, Refused: "KernelCommandLine=a=…: cloud-hypervisor takes a kernel command line of printable ASCII"},
 		{Name: "kernel command line with a tab", Lines: []string{`KernelCommandLine="a\tb"`}, Refused: "KernelCommandLine=…: cloud-hypervisor takes"},
+		{Name: "others' interfaces", Lines: []string{"VCPU=2", "Network=tap:name=lan0,external,queues=2", "Network=macvtap:eth0,name=lan1,external,mac=02:00:00:00:00:01"}},
+		{Name: "share served by others", Lines: []string{"Share=/srv/x:x:socket=/run/x.sock"}},
 		{Name: "shares", Lines: []string{"Share=/srv/x:x", "Share=/srv/y:y:ro"}},
 		{Name: "9p", Lines: []string{"Share=/srv/x:x:9p"}, Refused: "has no 9p", Feature: "share 9p"},
 		{Name: "share by argument", Lines: []string{"HypervisorArgs=--fs tag=a,socket=/b"}, Refused: "use Share="},

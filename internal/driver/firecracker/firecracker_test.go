@@ -22,6 +22,7 @@ func TestContract(t *testing.T) {
 		{Name: "own binary", Lines: []string{"Initrd=/i", "HypervisorPath=/opt/fc"}},
 
 		{Name: "interfaces", Lines: []string{"Initrd=/i", "Network=tap:mtu=1400,vhost=no", "Network=bridge:br0,mac=02:00:00:00:00:01"}},
+		{Name: "others' interface", Lines: []string{"Initrd=/i", "Network=tap:name=lan0,external"}},
 		{Name: "macvtap", Lines: []string{"Network=macvtap:eth0"}, Refused: "opens an interface by its name", Feature: "network macvtap"},
 		{Name: "queues", Lines: []string{"Network=tap:queues=2"}, Refused: "queues=1", Feature: "network queues"},
 		{Name: "vhost", Lines: []string{"Network=bridge:br0,vhost=yes"}, Refused: "moves the packets itself", Feature: "network vhost"},

@@ -37,6 +37,10 @@ func TestContract(t *testing.T) {
 		{Name: "too many shares", Lines: append(append([]string{"Machine=microvm"}, manyDisks(16)...), "Share=/srv/x:x"), Refused: "at most 16 disks, networks and shares together"},
 		{Name: "share by argument", Lines: []string{"Share=/srv/x:x", "HypervisorArgs=-chardev socket,path=/x,id=fs0"}, Refused: "this is what Share= sets"},
 		{Name: "interfaces", Lines: []string{"Network=tap:queues=4,mtu=9000", "Network=bridge:br0,vhost=no", "Network=macvtap:eth0,mode=passthru", "Network=user"}},
+		{Name: "others' interfaces", Lines: []string{"Network=tap:name=lan0,external,queues=2", "Network=macvtap:eth0,name=lan1,external,mac=02:00:00:00:00:01"}},
+		{Name: "others' share", Lines: []string{"Share=/srv/x:x:socket=/run/x,y.sock"}, Refused: "unknown option"},
+		{Name: "share served by others", Lines: []string{"Share=/srv/x:x:/mnt:ro,socket=/run/x:y.sock", "GuestSystemd=257"}},
+		{Name: "others' device", Lines: []string{"Device=pci:0000:01:00.0,external", "Device=usb:1-2.3,external"}},
 		{Name: "interfaces on microvm", Lines: []string{"Machine=microvm", "Network=tap:queues=2,vhost=yes"}},
 		{Name: "own binary", Lines: []string{"HypervisorPath=/opt/qemu"}},
 

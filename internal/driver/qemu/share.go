@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/driver"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
@@ -14,7 +14,7 @@ func (m machine) share(vm *spec.VM, i int, s spec.Share) []string {
 	id := fmt.Sprintf("fs%d", i)
 	if s.Protocol == spec.VirtioFS {
 		return []string{
-			"-chardev", "socket,id=" + id + ",path=" + plan.ShareSocket(vm.Identity.Name, s.Tag),
+			"-chardev", "socket,id=" + id + ",path=" + driver.ShareSocket(vm, s),
 			"-device", "vhost-user-fs-" + m.bus + ",chardev=" + id + ",tag=" + s.Tag,
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"strconv"
 	"strings"
 
@@ -26,7 +26,7 @@ type Owner struct{ User, Group int }
 
 // Find looks for an interface by its name.
 func (Seen) Find(name string) (Interface, bool, error) {
-	dir := filepath.Join(classNet, name)
+	dir := path.Join(classNet, name)
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(classNet); err != nil {
 			return Interface{}, false, fmt.Errorf("looking for the interface %s: %w", name, err)
@@ -35,17 +35,17 @@ func (Seen) Find(name string) (Interface, bool, error) {
 	}
 	numbers := map[string]int{}
 	for _, file := range []string{"ifindex", "iflink", "mtu", "flags"} {
-		n, err := number(filepath.Join(dir, file))
+		n, err := number(path.Join(dir, file))
 		if err != nil {
 			return Interface{}, false, fmt.Errorf("looking at the interface %s: %w", name, err)
 		}
 		numbers[file] = n
 	}
 	i := Interface{Index: numbers["ifindex"], Name: name, Kind: kind(dir), MTU: numbers["mtu"], Up: numbers["flags"]&unix.IFF_UP != 0}
-	if address, err := os.ReadFile(filepath.Join(dir, "address")); err == nil {
+	if address, err := os.ReadFile(path.Join(dir, "address")); err == nil {
 		i.MAC = strings.TrimSpace(string(address))
 	}
-	if carrier, err := number(filepath.Join(dir, "carrier")); err == nil { // else it is off
+	if carrier, err := number(path.Join(dir, "carrier")); err == nil { // else it is off
 		i.Carrier = carrier == 1
 	}
 	if below := numbers["iflink"]; below != i.Index {
@@ -54,7 +54,7 @@ func (Seen) Find(name string) (Interface, bool, error) {
 	if _, err := deviceNumber(name, i.Index); err == nil {
 		i.Kind = MacVTapKind // which has no name for its kind there
 	}
-	if flags, err := number(filepath.Join(dir, "tun_flags")); err == nil {
+	if flags, err := number(path.Join(dir, "tun_flags")); err == nil {
 		i.Kind, i.Tun, i.MultiQueue = TapKind, flags&unix.IFF_TUN != 0, flags&unix.IFF_MULTI_QUEUE != 0
 	}
 	return i, true, nil
@@ -62,7 +62,7 @@ func (Seen) Find(name string) (Interface, bool, error) {
 
 // kind is what the driver calls it.
 func kind(dir string) string {
-	text, err := os.ReadFile(filepath.Join(dir, "uevent"))
+	text, err := os.ReadFile(path.Join(dir, "uevent"))
 	if err != nil {
 		return "device"
 	}
@@ -78,8 +78,8 @@ func kind(dir string) string {
 func (Seen) Owner(name string) (Owner, error) {
 	var o Owner
 	var err, err2 error
-	o.User, err = number(filepath.Join(classNet, name, "owner"))
-	o.Group, err2 = number(filepath.Join(classNet, name, "group"))
+	o.User, err = number(path.Join(classNet, name, "owner"))
+	o.Group, err2 = number(path.Join(classNet, name, "group"))
 	if err := errors.Join(err, err2); err != nil {
 		return Owner{-1, -1}, fmt.Errorf("looking at the interface %s: %w", name, err)
 	}
@@ -87,14 +87,14 @@ func (Seen) Owner(name string) (Owner, error) {
 }
 
 // number reads one, which may be in hexadecimal.
-func number(path string) (int, error) {
-	text, err := os.ReadFile(path)
+func number(file string) (int, error) {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0, err
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 0, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", file, err)
 	}
 	return int(n), nil
 }
@@ -132,7 +132,7 @@ func OpenTap(i Interface, queues int, fileName string) (files []*os.File, err er
 
 // sameStill refuses an interface that took the place of the one that was looked at.
 func sameStill(i Interface) error {
-	if index, err := number(filepath.Join(classNet, i.Name, "ifindex")); err != nil || index != i.Index {
+	if index, err := number(path.Join(classNet, i.Name, "ifindex")); err != nil || index != i.Index {
 		return errors.New("it was removed, or made anew, just now")
 	}
 	return nil
@@ -159,18 +159,18 @@ func OpenMacVTap(i Interface, queues int, fileName string) (files []*os.File, er
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	for n := range queues {
-		path := MacVTapNode(i)
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+		node := MacVTapNode(i)
+		fd, err := unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 		switch {
 		case errors.Is(err, unix.EBUSY):
 			return files, fmt.Errorf("%w: it refuses number %d", ErrQueues, n+1)
 		case err != nil:
-			return files, &os.PathError{Op: "open", Path: path, Err: err}
+			return files, &os.PathError{Op: "open", Path: node, Err: err}
 		}
 		files = append(files, os.NewFile(uintptr(fd), fileName))
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != device {
-			return files, fmt.Errorf("%s is not its device", path)
+			return files, fmt.Errorf("%s is not its device", node)
 		}
 		if err := setQueue(fd, i.Name, flags); err != nil {
 			return files, err

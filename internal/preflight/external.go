@@ -6,10 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ampoule-vm/ampoule/internal/devices"
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/netdev"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/share"
@@ -22,31 +21,11 @@ type Taps interface {
 	Owner(name string) (netdev.Owner, error)
 }
 
-// User is who starts a VM.
-type User struct {
-	ID     int
-	Groups []int
-	// Any: it may open any tap, whoever owns that (CAP_NET_ADMIN).
-	Any bool
-}
-
-// Self is the user of this process.
-func Self() *User {
-	u := User{ID: os.Geteuid(), Groups: []int{os.Getegid()}}
-	if groups, err := os.Getgroups(); err == nil {
-		u.Groups = append(u.Groups, groups...)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	u.Any = unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
-	return &u
-}
-
 // External judges the interfaces, devices and sockets that a VM has of somebody else.
 // User is who starts the VM now, in this process; nil: nobody does, so that what may
 // still come is only warned of, and not asked who may open it.
-func External(p *plan.Plan, host Taps, user *User) diag.List {
-	e := external{networkJudge: networkJudge{p: p}, host: host, user: user}
+func External(p *plan.Plan, taps Taps, user *host.User) diag.List {
+	e := external{networkJudge: networkJudge{p: p}, taps: taps, user: user}
 	for i := range p.VM.Networks {
 		if n := &p.VM.Networks[i]; n.External {
 			e.network(n)
@@ -67,8 +46,8 @@ func External(p *plan.Plan, host Taps, user *User) diag.List {
 
 type external struct {
 	networkJudge
-	host Taps
-	user *User
+	taps Taps
+	user *host.User
 }
 
 // missing is an error when the VM starts, and before that a warning.
@@ -80,7 +59,7 @@ func (e *external) missing(at diag.Problem) {
 }
 
 func (e *external) network(n *plan.Network) {
-	i, found, err := e.host.Find(n.Name)
+	i, found, err := e.taps.Find(n.Name)
 	vm, of := strings.CutPrefix(i.Alias, aliasHead)
 	switch {
 	case err != nil:
@@ -122,7 +101,7 @@ func (e *external) tap(n *plan.Network, i netdev.Interface) {
 		e.errorf(n, "make it without multi_queue", "the tap %s was made with multi_queue, and %s cannot open such", n.Name, e.p.VM.Hypervisor)
 	}
 	e.common(n, i)
-	if e.user != nil && !e.user.Any {
+	if e.user != nil && !e.user.AnyTap {
 		e.owner(n)
 	}
 }
@@ -130,7 +109,7 @@ func (e *external) tap(n *plan.Network, i netdev.Interface) {
 // owner refuses a tap that the kernel would not let the user open (tun_not_capable in
 // drivers/net/tun.c): both the owner and the group count, where there are such.
 func (e *external) owner(n *plan.Network) {
-	o, err := e.host.Owner(n.Name)
+	o, err := e.taps.Owner(n.Name)
 	switch {
 	case err != nil:
 		e.errorf(n, "", "%v", err)
@@ -142,7 +121,7 @@ func (e *external) owner(n *plan.Network) {
 }
 
 func (e *external) macvtap(n *plan.Network, i netdev.Interface) {
-	link, found, err := e.host.Find(n.Link)
+	link, found, err := e.taps.Find(n.Link)
 	switch {
 	case err != nil:
 		e.errorf(n, "", "%v", err)
@@ -160,7 +139,7 @@ func (e *external) macvtap(n *plan.Network, i netdev.Interface) {
 		return
 	}
 	node := netdev.MacVTapNode(i)
-	if err := unix.Access(node, unix.R_OK|unix.W_OK); err != nil {
+	if err := host.MayOpen(node); err != nil {
 		e.errorf(n, "give it to the VM's user: chown, or a rule of udev", "uid %d may not open %s, the device of %s (%v)", e.user.ID, node, n.Name, err)
 	}
 }
@@ -179,7 +158,7 @@ func (e *external) socket(s plan.Share) {
 		at.What = "socket=: " + err.Error()
 	case info.Mode()&os.ModeSocket == 0:
 		at.What, at.Accepted = s.Socket+" is not a socket", "accepted: the --socket-path of a virtiofsd"
-	case e.user != nil && unix.Access(s.Socket, unix.W_OK) != nil:
+	case e.user != nil && host.MayOpen(s.Socket) != nil:
 		at.What = fmt.Sprintf("uid %d may not connect to %s (mode %04o)", e.user.ID, s.Socket, info.Mode().Perm())
 		at.Accepted = "let it write to the socket (--socket-group= of virtiofsd)"
 	default:
@@ -203,7 +182,7 @@ func (e *external) device(t devices.Tree, d plan.Device) {
 	if e.user == nil || node == "" {
 		return
 	}
-	if err := unix.Access(node, unix.R_OK|unix.W_OK); err != nil {
+	if err := host.MayOpen(node); err != nil {
 		at.What = fmt.Sprintf("uid %d may not open %s (%v)", e.user.ID, node, err)
 		at.Accepted = "whoever prepares the device has to give it to the VM's user"
 		if d.Bus == spec.USB {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/netdev"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
@@ -63,13 +64,13 @@ func macvtapOf(name, link, mac string) func(*plan.Network) {
 // TestExternalNetworks: an interface of somebody else's must be what the line says, and
 // the user's to open; each mistake is said at its line.
 func TestExternalNetworks(t *testing.T) {
-	owner, stranger, group := &User{ID: 4711, Groups: []int{100, 12}}, &User{ID: 1000, Groups: []int{12}}, &User{ID: 4711, Groups: []int{100}}
-	root := &User{Any: true}
+	owner, stranger, group := &host.User{ID: 4711, Groups: []int{100, 12}}, &host.User{ID: 1000, Groups: []int{12}}, &host.User{ID: 4711, Groups: []int{100}}
+	root := &host.User{AnyTap: true}
 	name := func(name string) func(*plan.Network) { return func(n *plan.Network) { n.Name = name } }
 	for _, tt := range []struct {
 		name   string
 		change func(*plan.Network)
-		user   *User
+		user   *host.User
 		want   string
 	}{
 		{"a tap", name("one"), owner, ""},
@@ -127,7 +128,7 @@ func TestExternalShare(t *testing.T) {
 		p := externalPlan(func(vm *plan.VM) {
 			vm.Shares = []plan.Share{{Source: "/srv/a", Tag: "a", Protocol: spec.VirtioFS, Socket: path, From: "Share[0]"}}
 		})
-		problems := External(p, tapHost(), Self())
+		problems := External(p, tapHost(), host.Self())
 		if len(problems) > 1 || problems.Error() != "" != (want != "") || !strings.Contains(problems.Error(), want) {
 			t.Errorf("%s: %q, want %q", path, problems.Error(), want)
 		}

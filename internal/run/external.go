@@ -2,6 +2,7 @@ package run
 
 import (
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/host"
 	"github.com/ampoule-vm/ampoule/internal/netdev"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
@@ -13,7 +14,7 @@ func (r *runner) judgeExternal(problems *diag.List) {
 	if r.Control != "" {
 		return // the run above has done it
 	}
-	user := preflight.Self()
+	user := host.Self()
 	if r.checking {
 		user = nil
 	}

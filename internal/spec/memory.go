@@ -3,6 +3,8 @@ package spec
 import (
 	"fmt"
 	"strings"
+
+	"github.com/ampoule-vm/ampoule/internal/layer"
 )
 
 // HotplugStep is what MemoryHotplug= is a multiple of: a block of Linux's memory
@@ -122,25 +124,30 @@ func (r *reader) checkMemory() {
 	vm := r.vm
 	if t := vm.CPUTopology; t.Set && t.Value.Processors() != vm.VCPU.Value {
 		t.From.Errorf(r.problems, fmt.Sprintf("accepted: three numbers that multiply to %d, or VCPU=%d", vm.VCPU.Value, t.Value.Processors()),
-			"these are %d processors, and VCPU=%d%s", t.Value.Processors(), vm.VCPU.Value, at(vm.VCPU.From))
+			"these are %d processors, and VCPU=%d%s", t.Value.Processors(), vm.VCPU.Value, r.at("VCPU", vm.VCPU.From))
 	}
 	if page := vm.HugePages; page.Value > 0 && vm.Memory.Value%page.Value != 0 {
 		page.From.Errorf(r.problems, fmt.Sprintf("use Memory=%s, or HugePages=no", FormatSize((vm.Memory.Value+page.Value-1)/page.Value*page.Value)),
-			"Memory=%s%s is no multiple of such a page", FormatSize(vm.Memory.Value), at(vm.Memory.From))
+			"Memory=%s%s is no multiple of such a page", FormatSize(vm.Memory.Value), r.at("Memory", vm.Memory.From))
 	}
 	if add := vm.MemoryHotplug; vm.HugePages.Value > 0 && add.Value%vm.HugePages.Value != 0 {
-		add.From.Errorf(r.problems, "accepted: whole pages of "+FormatSize(vm.HugePages.Value), "it is no multiple of HugePages=%s%s", FormatSize(vm.HugePages.Value), at(vm.HugePages.From))
+		add.From.Errorf(r.problems, "accepted: whole pages of "+FormatSize(vm.HugePages.Value), "it is no multiple of HugePages=%s%s", FormatSize(vm.HugePages.Value), r.at("HugePages", vm.HugePages.From))
 	}
 	if vm.Balloon.Value && vm.HugePages.Value > 0 {
-		vm.Balloon.From.Errorf(r.problems, "remove one of them", "a guest gives back parts of huge pages (HugePages=%s%s), and the host gets none of them", FormatSize(vm.HugePages.Value), at(vm.HugePages.From))
+		vm.Balloon.From.Errorf(r.problems, "remove one of them", "a guest gives back parts of huge pages (HugePages=%s%s), and the host gets none of them", FormatSize(vm.HugePages.Value), r.at("HugePages", vm.HugePages.From))
 	}
 }
 
-// at is the place of a line in brackets, for a message about another line; of a
-// default it says that it is one.
-func at(from From) string {
-	if from.ID == "" {
-		return " (the default)"
+// at is the place of a key's line in brackets, for a message about another line; of a
+// default it says that it is one, and which line returned to it.
+func (r *reader) at(key string, from From) string {
+	if from.ID != "" {
+		return " (" + from.Origin.String() + ")"
 	}
-	return " (" + from.Origin.String() + ")"
+	if g := r.resolved.Group(Section, key); g != nil {
+		if last := g.Entries[len(g.Entries)-1]; last.Fate == layer.Clears {
+			return " (the default, by " + last.Origin.String() + ")"
+		}
+	}
+	return " (the default)"
 }

@@ -162,6 +162,7 @@ type reader struct {
 	Context
 	vm       *VM
 	problems *diag.List
+	resolved *layer.Resolved
 	// counts numbers the effective assignments of each key.
 	counts map[string]int
 }
@@ -170,7 +171,7 @@ type reader struct {
 // VM is whole only if the list holds no error.
 func Read(ctx Context, resolved *layer.Resolved) (*VM, diag.List) {
 	var problems diag.List
-	r := &reader{Context: ctx, vm: defaults(ctx), problems: &problems, counts: map[string]int{}}
+	r := &reader{Context: ctx, vm: defaults(ctx), problems: &problems, resolved: resolved, counts: map[string]int{}}
 	r.checkNames(resolved)
 	for i := range table {
 		row := &table[i]

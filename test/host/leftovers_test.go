@@ -12,12 +12,13 @@ import (
 
 // traces are what a VM can leave behind on a host: interfaces, mounts, processes,
 // sockets, files that are not on a disk, and units. The journal's own are not among
-// them, nor is what systemd keeps of a unit as long as it remembers it.
+// them, nor a file that the host's consoles make some time after its start, nor is
+// what systemd keeps of a unit as long as it remembers it.
 const traces = `ls /sys/class/net | sed 's/^/interface /'
 cut -d' ' -f2 /proc/mounts | sort | sed 's/^/mount /'
 ps -eo ppid=,comm= | grep -v -E ' (ps|sh|sed|grep|sort|find|systemctl|cut|ls|sleep|nsenter)$' | sed 's/^ *[0-9]* /process /' | sort
 grep -o ' [/@].*' /proc/net/unix | sort -u | sed 's/^/socket/'
-find /run /tmp /var/tmp /dev -xdev -path /run/systemd/journal -prune -o -path /run/log -prune -o -path /dev/pts -prune -o -print | sed -E 's/(systemd-private-.*service-)[A-Za-z0-9]{6}/\1XXXXXX/; s/^/file /' | sort
+find /run /tmp /var/tmp /dev -xdev -path /run/systemd/journal -prune -o -path /run/log -prune -o -path /dev/pts -prune -o -path /run/agetty.reload -o -print | sed -E 's/(systemd-private-.*service-)[A-Za-z0-9]{6}/\1XXXXXX/; s/^/file /' | sort
 systemctl list-units --all --plain --no-legend 'microvm*' | grep -v ' inactive ' | sed 's/^/unit /'`
 
 // leftovers compares what there is now with what there was.

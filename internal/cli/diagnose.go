@@ -64,7 +64,11 @@ func diagnoseCommand(s Streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			h := diagnose.Look(tree)
+			program, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("looking for the path of this program: %w", err)
+			}
+			h := diagnose.Look(tree, program)
 			for _, name := range append(slices.Clone(args), against) {
 				if name != "" && h.Find(name) == nil {
 					return noSuchVM(h, name)

@@ -34,31 +34,50 @@ func (h *Host) updates(vm *VM) string { return h.run("microvm -u " + vm.Name) }
 // next boot: /etc/systemd/system is a link into the store on NixOS.
 func dropIn(h *Host, vm *VM, name string, content ...string) []string {
 	dir := h.at("/run/systemd/system/microvm@" + vm.Name + ".service.d")
-	out := []string{"mkdir -p " + dir, "cat > " + path.Join(dir, name) + " <<'END'"}
+	out := []string{"mkdir -p " + quote(dir), "cat > " + quote(path.Join(dir, name)) + " <<'END'"}
 	out = append(out, content...)
 	return append(out, "END", h.run("systemctl daemon-reload"))
 }
 
-// startByAmpoule are the commands that start a VM by Ampoule in microvm.nix's own
-// unit: the same devices, and the unit's credentials delivered.
-func startByAmpoule(h *Host, vm *VM) []string {
-	file := path.Join("/run/ampoule/adopted", vm.Name+".microvm")
-	out := []string{
-		"mkdir -p " + h.at(path.Dir(file)),
-		adopt(h, vm, file),
-	}
-	out = append(out, dropIn(h, vm, "50-ampoule.conf", "[Service]", "ExecStart=", "ExecStart=ampoule run "+file)...)
-	out = append(out, h.restart(vm), "# to make it last,")
-	var names []string
-	for _, c := range vm.Credentials {
-		names = append(names, c.ID)
-	}
-	return append(out, configured(vm, names)...)
-}
+// adoptedDir is where the cure puts what Ampoule makes of a runner, until the next boot.
+const adoptedDir = "/run/ampoule/adopted"
 
-// adopt is the command that makes a VM's file from its runner.
-func adopt(h *Host, vm *VM, file string) string {
-	return "ampoule adopt " + h.at(vm.Current.Path) + " --name " + vm.Name + " --external -o " + h.at(file)
+// startByAmpoule are the commands that start a VM by Ampoule in microvm.nix's own
+// unit, with the same devices and the unit's credentials delivered: by hand what the
+// module for NixOS (nix/host.nix) makes.
+func startByAmpoule(h *Host, vm *VM) []string {
+	file, frozen := path.Join(adoptedDir, vm.Name+".microvm"), path.Join(adoptedDir, vm.Name+".json")
+	adopt := h.Program + " adopt"
+	if h.Root != "/" {
+		adopt += " --root " + quote(h.Root)
+	}
+	adopt += " " + quote(vm.Current.Path) + " --external --name " + quote(vm.Name)
+	for _, c := range vm.Credentials {
+		if c.Key == "ImportCredential" {
+			continue
+		}
+		source := c.Source
+		if source == "" {
+			source = c.ID
+		}
+		adopt += " --credential " + quote(c.ID+":"+source)
+	}
+	out := []string{
+		"mkdir -p " + quote(h.at(adoptedDir)),
+		"rm -f " + quote(h.at(file)),
+		adopt + " -o " + quote(h.at(file)),
+		h.Program + " plan " + quote(h.at(file)) + " --json > " + quote(h.at(frozen)),
+	}
+	own := "ampoule/vm/" + vm.Name
+	out = append(out, dropIn(h, vm, "50-ampoule.conf",
+		"[Service]", "Type=notify", "NotifyAccess=main",
+		"ExecStart=", "ExecStart="+h.Program+" run --plan "+frozen,
+		"ExecStop=", "KillMode=mixed", "RestartPreventExitStatus=2",
+		"RuntimeDirectory="+own, "RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=restart",
+		"StateDirectory="+own, "StateDirectoryMode=0700", "CacheDirectory="+own, "CacheDirectoryMode=0700",
+		"LimitCORE=0", "MemorySwapMax=0", "PrivateMounts=yes")...)
+	names := ids(vm.Credentials)
+	return append(append(out, h.restart(vm), "# to make it last:"), configured(vm, names)...)
 }
 
 // configured are the lines for the configuration of the host that have Ampoule deliver

@@ -14,6 +14,8 @@ import (
 type Host struct {
 	// Root is that directory, "/" for this host.
 	Root string
+	// Program is Ampoule's own, by the path that a unit could start it by.
+	Program string
 	// StateDir is where the VMs are, as the units say.
 	StateDir string
 	// System is the store path of the system that counts as the current one:

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/nixstore"
@@ -26,6 +27,11 @@ const (
 
 // maxFile bounds what is read of a file.
 const maxFile = 4 << 20
+
+// pattern compiles an expression when it is first used.
+func pattern(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // looker gathers facts from a tree.
 type looker struct {
@@ -48,14 +54,17 @@ type looker struct {
 	config []sourceFile
 }
 
-// Look gathers the facts of a host in a tree. There is no error: what cannot be
-// known is in Host.Partial.
-func Look(tree *nixstore.Tree) *Host {
-	l := &looker{tree: tree, host: &Host{Root: tree.Host("/")}, said: map[string]bool{}, guests: map[string][]Wanted{}}
+// Look gathers the facts of a host in a tree. program is Ampoule's own path, which
+// cures name. There is no error: what cannot be known is in Host.Partial.
+func Look(tree *nixstore.Tree, program string) *Host {
+	l := &looker{tree: tree, host: &Host{Root: tree.Host("/"), Program: program}, said: map[string]bool{}, guests: map[string][]Wanted{}}
 	h := l.host
 	l.system()
 	l.unitDir()
 	l.units = newUnits(l, l.ownUnits())
+	if !slices.Contains(l.units.dirs, h.UnitDir) {
+		h.UnitDir = "" // it is there, and may not be looked into
+	}
 	l.stateDir()
 	l.openStore()
 	defer l.db.Close()
@@ -218,7 +227,7 @@ func (l *looker) unitDir() {
 }
 
 // inInstance finds the directory of a VM in a line of a template.
-var inInstance = regexp.MustCompile(`(/[^\s"'%]*)/%i(?:/|$|[\s"'])`)
+var inInstance = pattern(`(/[^\s"'%]*)/%i(?:/|$|[\s"'])`)
 
 // stateDir takes the state directory from the units.
 func (l *looker) stateDir() {
@@ -227,7 +236,7 @@ func (l *looker) stateDir() {
 	unit := l.units.find("microvm@.service")
 	for _, key := range [][2]string{{"Service", "WorkingDirectory"}, {"Unit", "ConditionPathExists"}, {"Service", "ExecStart"}, {"Service", "ExecStop"}} {
 		for _, e := range unit.values(key[0], key[1]) {
-			if m := inInstance.FindStringSubmatch(e.Value); m != nil {
+			if m := inInstance().FindStringSubmatch(e.Value); m != nil {
 				h.StateDir = path.Clean(m[1])
 				goto found
 			}

@@ -3,7 +3,6 @@ package diagnose
 import (
 	"bytes"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -23,14 +22,14 @@ const (
 // inClear finds a credential that is given with its value, in the forms that systemd
 // reads in a guest. The second group is the name, the third the first character of
 // the value: "$" and "`" begin one that is made when the script runs.
-var inClear = regexp.MustCompile(`(io\.systemd\.credential(?:\.binary)?:|opt/io\.systemd\.credentials/|systemd\.set_credential(?:_binary)?=)([^=:,\s'"\]]+)(?:=|:|,string=)["']?([^,\]\s'"])`)
+var inClear = pattern(`(io\.systemd\.credential(?:\.binary)?:|opt/io\.systemd\.credentials/|systemd\.set_credential(?:_binary)?=)([^=:,\s'"\]]+)(?:=|:|,string=)["']?([^,\]\s'"])`)
 
 // given lists the credentials that a word gives in clear, by name; made those whose
 // value is put into it when the script runs.
 func given(word string) []string { out, _ := inWords(word); return out }
 
 func inWords(word string) (given, made []string) {
-	for _, m := range inClear.FindAllStringSubmatch(word, -1) {
+	for _, m := range inClear().FindAllStringSubmatch(word, -1) {
 		name, first := m[2], m[3]
 		switch {
 		case name == "vmm.notify_socket", strings.HasPrefix(m[1], "opt/") && !strings.Contains(m[0], ",string="):

@@ -3,7 +3,6 @@ package diagnose
 import (
 	"io/fs"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -63,10 +62,12 @@ func (l *looker) interfaceOf(vm *VM, name string) {
 	}
 }
 
-// The lines of an install script that are of interest. Older versions quote less.
+// The lines of an install script that are of interest. Older versions quote less. No
+// pattern of this package is compiled before it is needed: most calls of the program
+// need none.
 var (
-	makesLink  = regexp.MustCompile(`^\s*ln\s+-\S+\s+(\S+)\s+(current|toplevel)\s*$`)
-	writesFile = regexp.MustCompile(`^\s*echo\s+'?([^'>]*?)'?\s*>\s*flake\s*$`)
+	makesLink  = pattern(`^\s*ln\s+-\S+\s+(\S+)\s+(current|toplevel)\s*$`)
+	writesFile = pattern(`^\s*echo\s+'?([^'>]*?)'?\s*>\s*flake\s*$`)
 )
 
 // install reads the unit that installs a VM, and the script that it executes; nil
@@ -105,14 +106,14 @@ func (in *Install) read(l *looker) {
 	number := 0
 	for line := range strings.Lines(string(text)) {
 		number++
-		if m := makesLink.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
+		if m := makesLink().FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
 			target := strings.Trim(m[1], `'"`)
 			if m[2] == "current" {
 				in.Runner, in.RunnerLine = target, number
 			} else {
 				in.Toplevel = target
 			}
-		} else if m := writesFile.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
+		} else if m := writesFile().FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
 			in.Flake = m[1]
 		}
 	}
@@ -148,6 +149,15 @@ func (l *looker) runner(k Link) *Runner {
 	}
 	if inner == nil {
 		return nil
+	}
+	if s := inner.Script; s != nil && len(s.Statements) == 0 && s.Exec == nil {
+		// No shell at all: nothing of it is known.
+		what := "it is no shell script"
+		if len(r.Problems) > 0 {
+			what = r.Problems[0].What
+		}
+		l.partial(s.File, errorOf(what), "what the runner "+k.Target+" starts")
+		inner.Script = nil
 	}
 	run := path.Join(real, "bin/microvm-run")
 	if script, err := l.tree.Resolve(run); err == nil {

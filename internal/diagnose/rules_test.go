@@ -70,7 +70,7 @@ func healthy() (*Host, *VM) {
 		Process: &Process{PID: 7, Args: []string{"microvm@web", "-m", "512"}, Since: moment(1)},
 	}
 	h := &Host{
-		Root: "/", StateDir: "/var/lib/microvms", System: systemA, Activated: moment(0), Running: true, Booted: systemA, UnitDir: "/etc/systemd/system", ProcessesKnown: true,
+		Root: "/", Program: "/bin/ampoule", StateDir: "/var/lib/microvms", System: systemA, Activated: moment(0), Running: true, Booted: systemA, UnitDir: "/etc/systemd/system", ProcessesKnown: true,
 		State: &nixstore.Info{Mode: fs.ModeDir | 0o755}, VMs: []*VM{vm},
 		Profile: nixstore.Profile{Link: "/nix/var/nix/profiles/system", Number: 2, Target: systemA, Generations: []nixstore.Generation{{Number: 1, Target: systemB}, {Number: 2, Target: systemA}}},
 	}

@@ -1,6 +1,7 @@
 package nixhost
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -59,6 +60,20 @@ rm -f notify.vsock notify.vsock_8888
 
 # Start socat to forward systemd notify socket over vsock
 if [ -n "${NOTIFY_SOCKET:-}" ]; then
+  # Both timeouts must be short: since systemd v256, every sd_notify()
+  # over an AF_VSOCK stream socket blocks in recv() until the peer
+  # closes, and guest PID1 sends STATUS= notifications every 333ms while
+  # boot jobs are running - each one stalls PID1's whole event loop
+  # until the guest sees EOF, serializing boot.
+  #
+  # -t0: with cloud-hypervisor >= 53.0 the guest's half-close is
+  #   propagated, so socat sees EOF and must terminate the connection
+  #   immediately instead of waiting its default 0.5s drain timeout
+  #   (there is no reverse traffic to drain - the other side is a
+  #   datagram socket).
+  # -T0.2: with cloud-hypervisor <= 52.0 the half-close is never
+  #   propagated, so only this inactivity timeout closes the connection
+  #   and delivers the EOF.
   ` + h.socat() + ` -t0 -T0.2 UNIX-LISTEN:notify.vsock_8888,fork UNIX-SENDTO:$NOTIFY_SOCKET &
 fi
 `
@@ -79,24 +94,24 @@ func (h *Host) volumes(vm *VM) string {
 
 // command is the hypervisor's line, and its words as the process has them.
 func (h *Host) command(vm *VM, top string) (line string, argv []string) {
-	kernel := h.Package("linux-"+h.Kernel+"-dev", "vmlinux", "bzImage")
+	kernel, image := h.Package("linux-"+h.Kernel+"-dev", "vmlinux")+"/vmlinux", h.Package("linux-"+h.Kernel, "bzImage")+"/bzImage"
 	initrd := h.Package("initrd-linux-"+h.Kernel, "initrd") + "/initrd"
 	var binary string
 	var words, raw, last []string
 	switch vm.Hypervisor {
 	case "cloud-hypervisor":
 		binary = h.Package("cloud-hypervisor-48.0", "bin/cloud-hypervisor", "bin/ch-remote") + "/bin/cloud-hypervisor"
-		words, last = h.cloudHypervisor(vm, kernel+"/vmlinux", initrd, top), vm.ExtraArgs
+		words, last = h.cloudHypervisor(vm, kernel, initrd, top), vm.ExtraArgs
 	case "qemu":
 		binary = h.Package("qemu-host-cpu-only-for-vm-tests-10.1.0", "bin/qemu-system-x86_64") + "/bin/qemu-system-x86_64"
-		words, raw, last = h.qemu(vm, kernel+"/bzImage", initrd, top)
+		words, raw, last = h.qemu(vm, image, initrd, top)
 	case "firecracker":
 		binary = h.Package("firecracker-1.13.1", "bin/firecracker") + "/bin/firecracker"
-		words = []string{"--config-file", h.firecracker(vm, kernel+"/vmlinux", initrd, top), "--api-sock", vm.socket(), "--enable-pci"}
+		words = []string{"--config-file", h.firecracker(vm, kernel, initrd, top), "--api-sock", vm.socket(), "--enable-pci"}
 		words = append(words, vm.ExtraArgs...)
 	case "stratovirt":
 		binary = h.Package("expect-5.45.4", "bin/unbuffer") + "/bin/unbuffer"
-		words = h.stratovirt(vm, kernel+"/bzImage", initrd, top)
+		words = h.stratovirt(vm, image, initrd, top)
 	default:
 		h.t.Fatalf("there is no hypervisor %q here", vm.Hypervisor)
 	}
@@ -244,7 +259,8 @@ func (h *Host) qemu(vm *VM, kernel, initrd, top string) (words, raw, last []stri
 }
 
 func machineID(vm *VM) string {
-	return fmt.Sprintf("3f2504e0-4f89-51d3-9a0c-%012x", len(vm.HostName))
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("microvm.nix:"+vm.HostName)))
+	return strings.Join([]string{sum[:8], sum[8:12], sum[12:16], sum[16:20], sum[20:32]}, "-")
 }
 
 // firecracker is the store path of the JSON of lib/runners/firecracker.nix.
@@ -256,6 +272,10 @@ func (h *Host) firecracker(vm *VM, kernel, initrd, top string) string {
 	var nets []string
 	for i, id := range vm.Taps {
 		nets = append(nets, fmt.Sprintf("    {\n      \"guest_mac\": %q,\n      \"host_dev_name\": %q,\n      \"iface_id\": %q\n    }", mac(i), id, id))
+	}
+	interfaces := "[]"
+	if len(nets) > 0 {
+		interfaces = "[\n" + strings.Join(nets, ",\n") + "\n  ]"
 	}
 	vsock := "null"
 	if vm.CID != 0 {
@@ -275,13 +295,11 @@ func (h *Host) firecracker(vm *VM, kernel, initrd, top string) string {
     "smt": true,
     "vcpu_count": %d
   },
-  "network-interfaces": [
-%s
-  ],
+  "network-interfaces": %s,
   "vsock": %s
 }
 `, "console=ttyS0,115200 reboot=k panic=1 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd "+h.kernelParams(vm, top), initrd, kernel,
-		strings.Join(drives, ",\n"), vm.Mem, vm.VCPU, strings.Join(nets, ",\n"), vsock))})
+		strings.Join(drives, ",\n"), vm.Mem, vm.VCPU, interfaces, vsock))})
 }
 
 func drive(id, path string, readOnly bool) string {
@@ -303,7 +321,11 @@ func (h *Host) stratovirt(vm *VM, kernel, initrd, top string) []string {
 		words = append(words, "-chardev", "socket,id=fs0,path="+vm.HostName+"-virtiofs-ro-store.sock", "-device", "vhost-user-fs-device,chardev=fs0,tag=ro-store,id=fs0")
 	}
 	for i, id := range vm.Taps {
-		words = append(words, "-netdev", fmt.Sprintf("tap,id=%[1]s,queues=%[2]d,ifname=%[1]s,queues=%[2]d", id, vm.VCPU),
+		netdev := fmt.Sprintf("tap,id=%[1]s,queues=%[2]d,ifname=%[1]s", id, vm.VCPU)
+		if vm.VCPU > 1 {
+			netdev += fmt.Sprintf(",queues=%d", vm.VCPU)
+		}
+		words = append(words, "-netdev", netdev,
 			"-device", fmt.Sprintf("virtio-net-device,id=net_%[1]s,netdev=%[1]s,mac=%[2]s,mq=%[3]s", id, mac(i), onOff(vm.VCPU > 1)))
 	}
 	return words
@@ -311,12 +333,30 @@ func (h *Host) stratovirt(vm *VM, kernel, initrd, top string) []string {
 
 // shutdown is microvm-shutdown.
 func (h *Host) shutdown(vm *VM) string {
+	curl := h.Package("curl-8.16.0-bin", "bin/curl") + "/bin/curl -s \\\n"
 	switch vm.Hypervisor {
 	case "cloud-hypervisor":
-		return "api() {\n  " + h.Package("curl-8.16.0", "bin/curl") + "/bin/curl -s \\\n    --unix-socket " + vm.socket() + " \\\n    $@\n}\n\napi -X PUT http://localhost/api/v1/vm.power-button\n\n" +
+		return "api() {\n  " + curl + "    --unix-socket " + vm.socket() + " \\\n    $@\n}\n\napi -X PUT http://localhost/api/v1/vm.power-button\n\n" +
 			h.Package("util-linux-2.41.2-bin", "bin/waitpid") + "/bin/waitpid $MAINPID\n"
 	case "firecracker":
-		return h.Package("curl-8.16.0", "bin/curl") + "/bin/curl -s \\\n  --unix-socket " + vm.socket() + " \\\n  -X PUT http://localhost/actions \\\n  -d '{ \"action_type\": \"SendCtrlAltDel\" }'\n"
+		return curl + "  --unix-socket " + vm.socket() + " \\\n  -X PUT http://localhost/actions \\\n  -d '{ \"action_type\": \"SendCtrlAltDel\" }'\n\n" +
+			"# wait for exit\n" + h.socat() + " STDOUT UNIX:" + vm.socket() + ",shut-none\n"
 	}
-	return "# Exit gracefully if QEMU is already gone (e.g., killed by machinectl)\nif [ ! -S " + vm.socket() + " ]; then\n  exit 0\nfi\n\n(\n  echo '{\"execute\":\"qmp_capabilities\"}'\n  cat\n) | \\\n" + h.socat() + " STDIO UNIX:" + vm.socket() + ",shut-none\n"
+	keys := make([]string, 0, 3)
+	for _, key := range []string{"ctrl", "alt", "delete"} {
+		keys = append(keys, `{"data":{"down":true,"key":{"data":"`+key+`","type":"qcode"}},"type":"key"}`)
+	}
+	return "# Exit gracefully if QEMU is already gone (e.g., killed by machinectl)\nif [ ! -S " + vm.socket() + " ]; then\n  exit 0\nfi\n\n" +
+		"(\n  echo '{\"execute\":\"qmp_capabilities\"}'\n\n  echo '{\"arguments\":{\"events\":[" + strings.Join(keys, ",") + "]},\"execute\":\"input-send-event\"}'\n\n" +
+		"   # wait for exit\n  cat\n) | \\\n" + h.socat() + " STDIO UNIX:" + vm.socket() + ",shut-none\n"
+}
+
+// balloon is microvm-balloon.
+func (h *Host) balloon(vm *VM) string {
+	b := "set -e\n\nif [ -z \"$1\" ]; then\n  echo \"Usage: $0 <balloon-size-mb>\"\n  exit 1\nfi\n\nSIZE=$1\n"
+	if vm.Hypervisor == "cloud-hypervisor" {
+		return b + h.Package("cloud-hypervisor-48.0", "bin/cloud-hypervisor", "bin/ch-remote") + "/bin/ch-remote --api-socket " + vm.socket() + " resize --balloon $SIZE\"M\"\n\n"
+	}
+	return b + "VALUE=$(( $SIZE * 1024 * 1024 ))\nSIZE=$( (\n  echo '{\"execute\":\"qmp_capabilities\"}'\n\n  echo '{\"arguments\":{\"value\":987},\"execute\":\"balloon\"}'\n\n) | sed -e s/987/$VALUE/ | \\\n  " +
+		h.socat() + " STDIO UNIX:" + vm.socket() + ",shut-none | \\\n  tail -n 1 | \\\n  " + h.Package("jq-1.8.1-bin", "bin/jq") + "/bin/jq -r .data.actual \\\n)\necho $(( $SIZE / 1024 / 1024 ))\n\n"
 }

@@ -62,6 +62,9 @@ func section(lines ...string) string {
 		keyB, _, _ := strings.Cut(b, "=")
 		return strings.Compare(keyA, keyB)
 	})
+	if len(lines) == 0 {
+		return ""
+	}
 	return strings.Join(lines, "\n") + "\n"
 }
 
@@ -112,7 +115,7 @@ func (h *Host) templates() map[string]string {
 // jobScript is the script of a unit (makeJobScript), as its ExecStart= names it.
 func (h *Host) jobScript(name, text string) string {
 	name = strings.NewReplacer("\\", "-", "@", "_").Replace(name)
-	return h.Store("unit-script-"+name, Files{"bin/" + name: Program("#!" + h.bash() + "\nset -e\n\n" + text)}) + "/bin/" + name
+	return h.Store("unit-script-"+name, Files{"bin/" + name: Program("#!" + h.bash() + "\nset -e\n\n" + text + "\n\n")}) + "/bin/" + name
 }
 
 // installUnit is install-microvm-NAME.service.

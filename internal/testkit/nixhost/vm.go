@@ -181,6 +181,9 @@ func (h *Host) runner(vm *VM) (path string, argv []string) {
 	if vm.Hypervisor != "stratovirt" {
 		script("microvm-shutdown", h.shutdown(vm))
 	}
+	if vm.Hypervisor == "cloud-hypervisor" || vm.Hypervisor == "qemu" {
+		script("microvm-balloon", h.balloon(vm))
+	}
 	if len(vm.Taps) > 0 {
 		script("tap-up", h.taps(vm, true))
 		script("tap-down", h.taps(vm, false))
@@ -259,7 +262,7 @@ func (vm *VM) tapFlags() string {
 // kernelParams are the words that a guest's kernel gets in the end.
 func (h *Host) kernelParams(vm *VM, top string) string {
 	closure := h.Store("closure-info", Files{"registration": Text(top + "\n"), "store-paths": Text(top + "\n")})
-	return strings.Join(slices.Concat([]string{"root=fstab", "loglevel=4"}, vm.KernelParams, []string{"init=" + top + "/init", "regInfo=" + closure + "/registration"}), " ")
+	return strings.Join(slices.Concat([]string{"8250.nr_uarts=1", "root=fstab", "loglevel=4", "lsm=landlock,yama,bpf"}, vm.KernelParams, []string{"init=" + top + "/init", "regInfo=" + closure + "/registration"}), " ")
 }
 
 // sorted are the keys of a map in order.

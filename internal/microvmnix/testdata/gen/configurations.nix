@@ -13,8 +13,8 @@ let
     };
   }) modules) hypervisors);
 
-  tap = { type = "tap"; id = "vm-web"; mac = "02:00:00:01:01:01"; };
-  tap2 = { type = "tap"; id = "vm-web-dmz"; mac = "02:00:00:01:01:02"; };
+  tap = { type = "tap"; id = "vm-web"; mac = "02:00:00:00:00:01"; };
+  tap2 = { type = "tap"; id = "vm-web-dmz"; mac = "02:00:00:00:00:02"; };
   macvtap = { type = "macvtap"; id = "mv-web"; mac = "02:00:00:02:01:01"; macvtap = { link = "eno1"; mode = "bridge"; }; };
   macvtap2 = { type = "macvtap"; id = "mv-dmz"; mac = "02:00:00:02:01:02"; macvtap = { link = "enp3s0.20"; mode = "private"; }; };
   user = { type = "user"; id = "qemu"; mac = "02:00:00:03:01:01"; };
@@ -35,7 +35,7 @@ let
     mkdir -p "$PWD/scratch"
     echo "starting as $(id -un)" >&2
   '';
-  extraArgs = script: { extraArgsScript = "${pkgs.writeShellScript "runtime-arguments" script}"; };
+  extraArgs = name: script: { extraArgsScript = "${pkgs.writeShellScript "${name}-extra-args" script}"; };
 
   # In all the hypervisors.
   every = {
@@ -60,6 +60,8 @@ let
       ];
       virtiofsd = { group = null; inodeFileHandles = null; threadPoolSize = 4; extraArgs = [ "--log-level" "debug" ]; };
     };
+    # As test trees of hosts have their VMs.
+    host-store = { vcpu = 2; mem = 1024; interfaces = [ tap ]; shares = [ (hostStore "virtiofs") ]; };
     pci = { devices = [ { bus = "pci"; path = "0000:01:00.0"; } { bus = "pci"; path = "0000:01:00.1"; } ]; };
     balloon = { balloon = true; };
     balloon-kept = { balloon = true; deflateOnOOM = false; };
@@ -75,6 +77,7 @@ let
 in
 for [ "cloud-hypervisor" "qemu" ] (every // common)
 // for [ "cloud-hypervisor" ] {
+  host-store-vsock = common.host-store // { vsock.cid = 3; };
   volume-formats = {
     volumes = [
       { image = "root.qcow2"; imageType = "qcow2"; mountPoint = "/"; autoCreate = false; size = 0; }
@@ -90,7 +93,7 @@ for [ "cloud-hypervisor" "qemu" ] (every // common)
     vcpu = 2;
     cloud-hypervisor.extraArgs = [ "--console" "tty" "--serial" "null" "--platform" "num_pci_segments=2" "--cpus" "max=8,topology=2:2:2:1" "--rng" "src=/dev/urandom" "--pvpanic" ];
   };
-  extra-args-script = extraArgs ''
+  extra-args-script = extraArgs "extra-args-script" ''
     echo "--disk path=$PWD/more.img --event-monitor path=/tmp/events"
   '';
   graphics = { graphics.enable = true; };
@@ -130,7 +133,7 @@ for [ "cloud-hypervisor" "qemu" ] (every // common)
   usb = { devices = [ { bus = "usb"; path = "vendorid=0xabcd,productid=0x0123"; } ]; };
   hotplug = { qemu.machine = "q35"; hotplugMem = 4096; hotpluggedMem = 512; mem = 1024; };
   extra-args = { qemu.extraArgs = [ "-device" "ramfb" "-object" "rng-random,id=r0,filename=/dev/urandom" "-append" "two=words more" ]; };
-  extra-args-script = extraArgs ''
+  extra-args-script = extraArgs "extra-args-script" ''
     echo "-device virtio-net-device,netdev=late -netdev user,id=late"
   '';
   graphics = { graphics.enable = true; };
@@ -162,7 +165,7 @@ for [ "cloud-hypervisor" "qemu" ] (every // common)
   pre-start = { inherit preStart; };
   tap-multiqueue = { vcpu = 4; mem = 1024; interfaces = [ tap tap2 ]; };
   extra-args = { firecracker.extraArgs = [ "--level" "debug" "--no-seccomp" ]; firecracker.driveIoEngine = "Sync"; };
-  extra-args-script = extraArgs "echo --boot-timer";
+  extra-args-script = extraArgs "extra-args-script" "echo --boot-timer";
   extra-config = {
     firecracker.extraConfig = {
       boot-source.boot_args = "console=ttyS0 init=/other";
@@ -182,6 +185,7 @@ for [ "cloud-hypervisor" "qemu" ] (every // common)
   everything = { vcpu = 2; balloon = true; hugepageMem = true; interfaces = [ user tap macvtap ]; shares = [ { tag = "home"; source = "/srv/home"; mountPoint = "/home"; } ]; volumes = volumes.volumes; vsock.cid = 8; inherit preStart; };
 }
 // for [ "stratovirt" ] {
+  inherit (common) host-store;
   everything = common.virtiofs // volumes // { vcpu = 2; user = "nobody"; hugepageMem = true; interfaces = [ tap macvtap ]; vsock.cid = 8; inherit preStart; };
 }
 // for [ "alioth" ] {

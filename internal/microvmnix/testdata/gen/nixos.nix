@@ -28,7 +28,7 @@ in
     boot = {
       kernelPackages = pkgs.linuxPackages;
       # What NixOS adds to every kernel's command line.
-      kernelParams = lib.mkAfter [ "loglevel=4" "lsm=landlock,yama,bpf" ];
+      kernelParams = lib.mkAfter [ "root=fstab" "loglevel=4" "lsm=landlock,yama,bpf" ];
       initrd.systemd.enable = lib.mkDefault false;
     };
     nix = {

@@ -168,7 +168,7 @@ let
     virtiofsd = package "virtiofsd" "1.13.3" { bin = [ "virtiofsd" ]; };
     qemu-utils = package "qemu-utils" "10.2.2" { files = [ "$out/libexec/qemu-bridge-helper" ]; };
     qemu = qemuPackage "qemu";
-    qemu_kvm = qemuPackage "qemu-host-cpu-only";
+    qemu_kvm = qemuPackage "qemu-host-cpu-only-for-vm-tests";
     libusb1 = package "libusb" "1.0.29" { };
     cloud-hypervisor = package "cloud-hypervisor" "52.0" { bin = [ "cloud-hypervisor" "ch-remote" ]; };
     cloud-hypervisor-graphics = package "cloud-hypervisor-graphics" "52.0" { bin = [ "cloud-hypervisor" "ch-remote" ]; };

@@ -263,12 +263,17 @@ found:
 // openStore lists the store, opens its database and reads the roots.
 func (l *looker) openStore() {
 	var err error
-	if l.store, err = nixstore.List(l.tree); err != nil {
+	l.store, err = nixstore.List(l.tree)
+	noNix := err != nil && nixstore.Missing(err)
+	switch {
+	case noNix:
+		l.partial(nixstore.StoreDir, errorOf("it is not there: this is no host with Nix"), "which runners, run scripts and sources there are")
+	case err != nil:
 		l.partial(nixstore.StoreDir, err, "which other run scripts and sources there are")
-	} else {
+	default:
 		l.storeKnown = true
 	}
-	if l.db, err = nixstore.OpenDatabase(l.tree); err != nil {
+	if l.db, err = nixstore.OpenDatabase(l.tree); err != nil && !(noNix && nixstore.Missing(err)) {
 		p := nixstore.DatabaseDir + "/db.sqlite"
 		l.partial(p, trimPath(err, p), "which store path refers to which; scripts and units were searched for their names instead")
 	}

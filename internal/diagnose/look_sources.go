@@ -17,6 +17,7 @@ const (
 	mostFiles   = 4000
 	mostDepth   = 12
 	mostSource  = 1 << 20
+	mostBytes   = 32 << 20
 	mostGuesses = 32
 )
 
@@ -55,7 +56,7 @@ func (l *looker) sources() {
 }
 
 // sourceDirs lists the directories: those that the system refers to, the host's
-// own, and the VMs' flakes; where there are none, the newest in the store.
+// own, the VMs' flakes, and the newest in the store that have to do with microVMs.
 func (l *looker) sourceDirs() []sourceDir {
 	var out []sourceDir
 	add := func(p string, sure bool, vm string) {
@@ -80,13 +81,21 @@ func (l *looker) sourceDirs() []sourceDir {
 			add(dir, true, vm.Name)
 		}
 	}
+	// A system seldom refers to the sources of its configuration. What else is in the
+	// store may be of another one, and serves as evidence alone, where that is wanted.
+	if !slices.ContainsFunc(l.host.VMs, (*VM).unread) {
+		return out
+	}
 	var guesses []string
 	for _, base := range l.store.Sources {
 		guesses = append(guesses, path.Join(nixstore.StoreDir, base))
 	}
 	slices.SortStableFunc(guesses, func(a, b string) int { return l.built(b).Compare(l.built(a)) })
 	for _, p := range guesses[:min(len(guesses), mostGuesses)] {
-		add(p, false, "")
+		flake, err := l.tree.ReadFile(path.Join(p, "flake.nix"), mostSource)
+		if err == nil && strings.Contains(string(flake), "microvm") {
+			add(p, false, "")
+		}
 	}
 	return out
 }
@@ -122,16 +131,20 @@ func (l *looker) sourceFiles() []sourceFile {
 		if l.tree.Exists(path.Join(d.path, "pkgs/top-level")) || l.tree.Exists(path.Join(d.path, "lib/runners")) {
 			continue
 		}
-		left := mostFiles
+		left, bytes := mostFiles, mostBytes
 		l.walk(d.path, 0, &left, func(p string) {
-			if !interesting(p, d.sure) {
+			if bytes < 0 || !interesting(p, d.sure) {
 				return
 			}
 			text, ok := l.read(p, "what the configuration says")
 			if ok {
+				bytes -= len(text)
 				out = append(out, sourceFile{p, d, text})
 			}
 		})
+		if left <= 0 || bytes < 0 {
+			l.partial(d.path, errorOf("it is too large"), "all that the configuration says")
+		}
 	}
 	return out
 }

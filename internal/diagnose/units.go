@@ -76,7 +76,8 @@ func (u *units) find(name string) *Unit {
 		}
 	}
 	dropIns := u.dropIns(append(dirs, "service.d"))
-	if out.Fragment == "" && len(dropIns) == 0 {
+	// Drop-ins of the type alone are for whatever there is.
+	if out.Fragment == "" && !slices.ContainsFunc(dropIns, func(p string) bool { return path.Base(path.Dir(p)) != "service.d" }) {
 		return nil
 	}
 	var files []*unitfile.File

@@ -80,7 +80,7 @@ func New(s Streams) *cobra.Command {
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.SetVersionTemplate("ampoule {{.Version}}\n")
-	root.AddCommand(runCommand(s), consoleCommand(s), sshCommand(s), memoryCommand(s), stopCommand(s), bootCommand(s), planCommand(s), checkCommand(s), explainCommand(s), verifyCommand(s), diffCommand(s), applyCommand(s), cleanCommand(s), generateCommand(s), unitCommand(s), listCommand(s), statusCommand(s), diagnoseCommand(s))
+	root.AddCommand(runCommand(s), consoleCommand(s), sshCommand(s), memoryCommand(s), stopCommand(s), bootCommand(s), planCommand(s), checkCommand(s), explainCommand(s), verifyCommand(s), diffCommand(s), applyCommand(s), cleanCommand(s), adoptCommand(s), generateCommand(s), unitCommand(s), listCommand(s), statusCommand(s), diagnoseCommand(s))
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Show the help of a command",

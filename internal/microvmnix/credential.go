@@ -28,27 +28,41 @@ const (
 // absolute path below /run/credentials has the unit's name in between.
 var under = regexp.MustCompile("(?:\x01|/run/credentials/(?:[^/\x01 ]+))/+([^/ '\"\x01,;:)}\\]]*)")
 
-// readCredentials lists the credentials that statements read: names behind
-// $CREDENTIALS_DIRECTORY, a variable that holds it, or /run/credentials/UNIT; from
-// the variable of a loop over words, and from the first arguments of functions.
-// Where the shell stopped parsing, the text itself is searched.
-func readCredentials(stmts []*syntax.Stmt, text []byte) []Credential {
+// newCredentials notes what the statements set their variables to.
+func newCredentials(stmts []*syntax.Stmt) *credentials {
 	c := &credentials{values: map[string][]string{}, functions: map[string][]pending{}}
 	for _, stmt := range stmts {
 		c.collect(stmt)
 	}
+	return c
+}
+
+// read lists the credentials that statements read: names behind
+// $CREDENTIALS_DIRECTORY, a variable that holds it, or /run/credentials/UNIT; from
+// the variable of a loop over words, and from the first arguments of functions.
+// Where the shell stopped parsing, the text itself is searched.
+func (c *credentials) read(stmts []*syntax.Stmt, text []byte) []Credential {
 	for _, stmt := range stmts {
 		c.visit(stmt, "")
 	}
 	for _, stmt := range stmts {
 		c.calls(stmt)
 	}
-	read := 0
+	end := 0
 	if len(stmts) > 0 {
-		read = int(stmts[len(stmts)-1].End().Offset())
+		end = int(stmts[len(stmts)-1].End().Offset())
 	}
-	c.text(text, min(read, len(text)))
+	c.text(text, min(end, len(text)))
 	return c.found
+}
+
+// texts are those that a word may come to, for others to read.
+func (c *credentials) texts(w *syntax.Word) []string {
+	out := c.flatten(w)
+	for i := range out {
+		out[i] = argument.ReplaceAllString(strings.ReplaceAll(out[i], string(directory), string(unknown)), string(unknown))
+	}
+	return out
 }
 
 type credentials struct {
@@ -244,5 +258,5 @@ func Credentials(text []byte) []Credential {
 	if first, _, _ := strings.Cut(string(text), "\n"); !strings.HasPrefix(first, "#!") || strings.Contains(first, "sh") {
 		stmts = r.parse()
 	}
-	return readCredentials(stmts, text)
+	return newCredentials(stmts).read(stmts, text)
 }

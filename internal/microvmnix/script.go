@@ -140,7 +140,21 @@ type Word struct {
 	// Open: what it comes to is known only when the script runs, and Text is as
 	// written.
 	Open bool
+	// Maybe are the texts that an open word may come to by what the script sets its
+	// variables to, [Unknown] where that does not say.
+	Maybe []string
 }
+
+// Problem is that of a script with an open word.
+func (w Word) Problem(file string) diag.Problem {
+	return diag.Problem{
+		Origin: diag.Origin{File: file, Line: w.Line}, What: "what this word of the command line comes to is known only when the script runs: " + Shown(w.Text),
+		Accepted: "words without $, ` and patterns, but for ${runtime_args:-}",
+	}
+}
+
+// Unknown stands in a text for what is known only when the script runs.
+const Unknown = string(unknown)
 
 // RuntimeArgs is a program whose output is split into words.
 type RuntimeArgs struct {
@@ -153,7 +167,7 @@ type RuntimeArgs struct {
 // line; the script is never nil.
 func ParseScript(file string, text []byte) (*Script, []diag.Problem) {
 	s := &Script{File: file, Make: Foreign}
-	r := &reader{script: s, text: text, assigned: map[string]assignment{}}
+	r := &reader{script: s, text: text, assigned: map[string]assignment{}, open: map[int]*syntax.Word{}}
 	if what := unreadable(text); what != "" {
 		r.problem(0, what, "a shell script, such as microvm.nix writes as bin/microvm-run")
 		return s, r.problems
@@ -167,7 +181,11 @@ func ParseScript(file string, text []byte) (*Script, []diag.Problem) {
 		s.Statements = append(s.Statements, r.statement(stmt))
 	}
 	r.settle()
-	s.Credentials = readCredentials(stmts, text)
+	c := newCredentials(stmts)
+	s.Credentials = c.read(stmts, text)
+	for i, w := range r.open {
+		s.Exec.Args[i].Maybe = c.texts(w)
+	}
 	s.Make, s.Edits = s.make()
 	return s, r.problems
 }
@@ -194,6 +212,8 @@ type reader struct {
 	problems []diag.Problem
 	// exec is the statement that becomes the hypervisor.
 	exec *syntax.Stmt
+	// open are the words of the command line, by their numbers, that are.
+	open map[int]*syntax.Word
 	// assigned are variables with their values as written.
 	assigned map[string]assignment
 }
@@ -222,8 +242,16 @@ func (r *reader) source(node syntax.Node) string {
 // Shown makes a piece of a script or of a command line fit for a message: on one
 // line, and without the value of a credential that stands in it.
 func Shown(text string) string {
-	return inClear.ReplaceAllString(strings.Join(strings.Fields(text), " "), "${1}"+diag.Elided)
+	text = inClear.ReplaceAllString(strings.Join(strings.Fields(text), " "), "${1}"+diag.Elided)
+	return oemStrings.ReplaceAllStringFunc(text, func(list string) string { return oemValue.ReplaceAllString(list, "${1}="+diag.Elided) })
 }
+
+// oemStrings is such a list, which is where people put secrets by other names too,
+// and oemValue the value of one.
+var (
+	oemStrings = regexp.MustCompile(`oem_strings=\[[^\]]*`)
+	oemValue   = regexp.MustCompile(`([\[,][^=,\]]+)=[^,\]]*`)
+)
 
 // inClear finds a credential with its value; vmm.notify_socket is an address. What
 // follows belongs to the value up to a separator that it cannot hold unquoted.

@@ -65,7 +65,10 @@ func (r *reader) command(call *syntax.CallExpr) {
 		var ok bool
 		if word.Text, ok = evaluate(w); !ok {
 			word.Text, word.Open = r.source(w), true
-			r.problem(word.Line, "what this word of the command line comes to is known only when the script runs: "+r.shown(w), "words without $, ` and patterns, but for ${runtime_args:-}")
+			if i > 0 {
+				r.open[len(e.Args)] = w
+			}
+			r.problems = append(r.problems, word.Problem(r.script.File))
 		}
 		if i == 0 {
 			e.Program = word

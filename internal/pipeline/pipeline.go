@@ -33,6 +33,8 @@ type Input struct {
 	// Tree, if not nil, is in the place of Root and Dirs: the search path as it
 	// was when somebody looked, for many NAMEs.
 	Tree *source.Tree
+	// Source, if not nil, is in the place of all these: the files themselves.
+	Source *source.Set
 	// Set are KEY=VALUE of the command line, above every file.
 	Set     []string
 	Drivers []driver.Driver
@@ -147,6 +149,9 @@ func (in Input) imageRoot() string {
 }
 
 func (in Input) find() (source.Set, diag.List) {
+	if in.Source != nil {
+		return *in.Source, nil
+	}
 	if in.Tree != nil {
 		return in.Tree.Find(in.Argument)
 	}

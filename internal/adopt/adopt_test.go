@@ -1,0 +1,270 @@
+package adopt
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/driver/all"
+	"github.com/ampoule-vm/ampoule/internal/microvmnix"
+	"github.com/ampoule-vm/ampoule/internal/pipeline"
+	"github.com/ampoule-vm/ampoule/internal/source"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const runners = "../microvmnix/testdata/runner"
+
+// store lays the files of a runner out as a store has them, and says where the
+// runner lies.
+func store(t testing.TB, name string) (fstest.MapFS, string) {
+	t.Helper()
+	base := filepath.Join(runners, name)
+	index, err := os.ReadFile(filepath.Join(base, "paths"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, dir := fstest.MapFS{}, ""
+	paths := map[string]string{}
+	for line := range strings.Lines(string(index)) {
+		file, place, ok := strings.Cut(strings.TrimSpace(line), "\t")
+		if !ok {
+			t.Fatalf("%s: a line without a tab: %q", base, line)
+		}
+		paths[file] = strings.TrimPrefix(place, "/")
+		if file == "." {
+			dir = paths[file]
+		}
+	}
+	err = filepath.WalkDir(base, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		rel, _ := filepath.Rel(base, p)
+		switch place := paths[rel]; {
+		case e.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(p)
+			tree[path.Join(dir, rel)] = &fstest.MapFile{Data: []byte(target), Mode: fs.ModeSymlink | 0o777}
+			return err
+		case place != "" && !strings.HasPrefix(rel, "bin/"):
+			data, err := os.ReadFile(p)
+			tree[place] = &fstest.MapFile{Data: data, Mode: 0o444}
+			return err
+		case rel == "paths":
+			return nil
+		}
+		data, err := os.ReadFile(p)
+		tree[path.Join(dir, rel)] = &fstest.MapFile{Data: data, Mode: 0o555}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree, dir
+}
+
+// result is what the command gives.
+type result struct {
+	draft    *Draft
+	rows     []Row
+	problems diag.List
+}
+
+// adopt does what the command does.
+func adopt(t testing.TB, tree fs.FS, dir string, o Options) result {
+	t.Helper()
+	runner, found := microvmnix.ReadRunner(tree, dir)
+	if runner == nil {
+		return result{problems: found}
+	}
+	return adoptRunner(t, runner, found, o)
+}
+
+func adoptRunner(t testing.TB, runner *microvmnix.Runner, found diag.List, o Options) result {
+	t.Helper()
+	d, wrong := Adopt(runner, o)
+	r := result{draft: d, problems: append(d.Settle(found), wrong...)}
+	if len(d.Text) > 0 {
+		file := d.FileName()
+		res := pipeline.Load(pipeline.Input{
+			Source:  &source.Set{Name: d.Name, Main: file, Fragment: "/etc/ampoule/" + file, Files: []source.File{{Path: file, Layer: "main", Data: d.Text}}},
+			Drivers: all.Drivers(), Architecture: "x86-64",
+		})
+		problems, broken := d.Blame(res.Problems, file)
+		r.problems = append(r.problems, problems...)
+		if res.Draft != nil {
+			rows, lost := d.Check(res.Draft, broken)
+			r.rows, r.problems = rows, append(r.problems, lost...)
+		}
+	}
+	r.problems.Sort()
+	return r
+}
+
+func (r result) String() string {
+	var b strings.Builder
+	for _, p := range r.problems {
+		fmt.Fprintln(&b, p.Error())
+	}
+	if r.draft != nil {
+		b.Write(r.draft.Text)
+	}
+	fmt.Fprintln(&b)
+	for _, row := range r.rows {
+		fmt.Fprintf(&b, "%-9s %s:%d  %s | %s", row.Verdict, row.Key, row.Line, row.Script, row.Plan)
+		if row.Reason != "" {
+			fmt.Fprintf(&b, "  (%s)", row.Reason)
+		}
+		fmt.Fprintln(&b)
+	}
+	return b.String()
+}
+
+// ours are the runners of hypervisors that Ampoule has.
+func ours(t testing.TB) []string {
+	t.Helper()
+	var out []string
+	for _, pattern := range []string{"cloud-hypervisor-*", "qemu-*", "firecracker-*"} {
+		dirs, err := filepath.Glob(filepath.Join(runners, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range dirs {
+			out = append(out, filepath.Base(d))
+		}
+	}
+	if len(out) < 60 {
+		t.Fatalf("only %d runners", len(out))
+	}
+	return out
+}
+
+// TestGolden: each real runner, whole.
+func TestGolden(t *testing.T) {
+	for _, name := range ours(t) {
+		t.Run(name, func(t *testing.T) {
+			tree, dir := store(t, name)
+			got := adopt(t, tree, dir, Options{}).String()
+			file := filepath.Join("testdata", name+".golden")
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestNoWordIsLost: every word of every command line, and every value of
+// Firecracker's files, is behind a setting; and every setting is in the check.
+func TestNoWordIsLost(t *testing.T) {
+	words := 0
+	for _, name := range ours(t) {
+		tree, dir := store(t, name)
+		r := adopt(t, tree, dir, Options{Name: "vm"})
+		runner, _ := microvmnix.ReadRunner(tree, dir)
+		covered := map[int]bool{}
+		for _, set := range r.draft.Script {
+			for _, i := range set.Words {
+				covered[i] = true
+			}
+			if !slices.ContainsFunc(r.rows, func(row Row) bool { return row.Key == set.Key && row.Line == set.Line }) {
+				t.Errorf("%s: the check has no row for %s", name, set.Key)
+			}
+		}
+		for i, w := range runner.Script.Exec.Args {
+			if words++; !covered[i] {
+				t.Errorf("%s: no setting is of the word %q", name, w.Text)
+			}
+		}
+		for _, row := range r.rows {
+			said := slices.ContainsFunc(r.problems, func(p diag.Problem) bool { return p.Severity == diag.Error && p.Origin.Line == row.Line })
+			if row.Verdict == Lost && row.Line > 0 && !said {
+				t.Errorf("%s: %s is lost, and no error names line %d", name, row.Key, row.Line)
+			}
+			if (row.Verdict == Differs || row.Verdict == Added) && row.Reason == "" {
+				t.Errorf("%s: %s differs without a reason", name, row.Key)
+			}
+		}
+	}
+	if words < 2000 {
+		t.Errorf("only %d words", words)
+	}
+}
+
+// TestStrangeWord: a word more, anywhere among those of a real command line, never
+// comes to the same file without an error.
+func TestStrangeWord(t *testing.T) {
+	for _, name := range []string{"cloud-hypervisor-volumes", "cloud-hypervisor-tap-multiqueue", "qemu-q35", "qemu-volumes", "qemu-tap", "firecracker-tap"} {
+		tree, dir := store(t, name)
+		runner, _ := microvmnix.ReadRunner(tree, dir)
+		before := adopt(t, tree, dir, Options{}).String()
+		args := runner.Script.Exec.Args
+		for _, strange := range [][]string{{"--frobnicate"}, {"-frobnicate", "x=1"}, {"--frobnicate", "deeply,nested=[a,b]"}} {
+			for at := 0; at <= len(args); at++ {
+				more := *runner
+				script, exec := *runner.Script, *runner.Script.Exec
+				exec.Args = slices.Clone(args[:at])
+				for _, s := range strange {
+					exec.Args = append(exec.Args, microvmnix.Word{Text: s, Line: exec.Line})
+				}
+				exec.Args = append(exec.Args, args[at:]...)
+				script.Exec, more.Script = &exec, &script
+				if got := adoptRunner(t, &more, nil, Options{}); got.String() == before || !strings.Contains(got.String(), "frobnicate") {
+					t.Errorf("%s: %q in front of word %d is lost", name, strange, at)
+				}
+			}
+		}
+	}
+}
+
+// TestChangedValue: with any value of a real command line changed, the check finds
+// it, or the file changes with it.
+func TestChangedValue(t *testing.T) {
+	for _, name := range []string{"cloud-hypervisor-volumes", "cloud-hypervisor-balloon", "qemu-volumes", "qemu-9p", "qemu-tap-multiqueue", "qemu-hotplug"} {
+		tree, dir := store(t, name)
+		runner, _ := microvmnix.ReadRunner(tree, dir)
+		before := adopt(t, tree, dir, Options{}).String()
+		args := runner.Script.Exec.Args
+		for at := range args {
+			more := *runner
+			script, exec := *runner.Script, *runner.Script.Exec
+			exec.Args = slices.Clone(args)
+			exec.Args[at].Text += "7"
+			script.Exec, more.Script = &exec, &script
+			if got := adoptRunner(t, &more, nil, Options{}).String(); got == before {
+				t.Errorf("%s: %q may be anything", name, args[at].Text)
+			}
+		}
+	}
+}
+
+// TestOtherHypervisors: refused as such, with the line.
+func TestOtherHypervisors(t *testing.T) {
+	for _, name := range []string{"alioth-minimal", "crosvm-minimal", "kvmtool-minimal", "stratovirt-minimal"} {
+		tree, dir := store(t, name)
+		r := adopt(t, tree, dir, Options{})
+		hypervisor, _, _ := strings.Cut(name, "-")
+		if len(r.draft.Text) > 0 || !strings.Contains(r.String(), "a runner of "+hypervisor+", which Ampoule does not have; accepted: runners of qemu, cloud-hypervisor and firecracker") {
+			t.Errorf("%s: %s", name, r)
+		}
+	}
+}

@@ -21,15 +21,15 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/microvmnix"
 	"github.com/ampoule-vm/ampoule/internal/spec"
-	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
 // Options are what the operator says beside the runner.
 type Options struct {
 	// Name is the VM's; empty takes that of the script.
 	Name string
-	// StateDir is where relative paths of the script lie; empty takes
-	// /var/lib/microvms/NAME.
+	// StateDir is where relative paths of the script lie; empty takes the directory in
+	// which the runner is current or booted, or /var/lib/microvms/ and the name that
+	// the script has.
 	StateDir string
 	// Credentials are NAME:SOURCE, as LoadCredential= has them.
 	Credentials []string
@@ -37,12 +37,21 @@ type Options struct {
 	// secrets.
 	Public []string
 	// Units are the files of the service that starts the runner, in their order.
-	Units []*unitfile.File
+	Units []Unit
 	// Without are keys of the check, and lines N or N-M of the script, that the VM
 	// shall be without.
 	Without []string
 	// Machine takes the place of QEMU's machine type.
 	Machine string
+	// External: the units of microvm.nix go on making interfaces, serving shares and
+	// binding devices.
+	External bool
+}
+
+// Unit is a unit file, or a drop-in.
+type Unit struct {
+	File string
+	Text []byte
 }
 
 // Draft is the file, with what is needed to check it.
@@ -126,34 +135,41 @@ func Adopt(r *microvmnix.Runner, o Options) (*Draft, diag.List) {
 	return d, problems
 }
 
-// name decides what the VM is called.
+// name decides what the VM is called, and where relative paths lie: in the directory
+// that microvm.nix has for it, whatever it is called here.
 func (d *Draft) name(r *microvmnix.Runner, s *sheet, problems *diag.List) {
-	given := ""
-	for _, candidate := range []string{d.options.Name, strings.TrimPrefix(r.Script.Exec.Name, "microvm@"), s.value("name"), stateName(r.Dir)} {
-		if candidate != "" {
-			given = candidate
+	state, own := "", ""
+	if base := path.Base(r.Dir); base == "current" || base == "booted" {
+		state = path.Dir(r.Dir)
+	}
+	for _, candidate := range []string{strings.TrimPrefix(r.Script.Exec.Name, "microvm@"), s.value("name"), path.Base(state)} {
+		if candidate != "" && candidate != "." {
+			own = candidate
 			break
 		}
 	}
-	d.Name = given
-	at := diag.Origin{File: d.file, Line: r.Script.Exec.Line}
-	if given == "" {
-		problems.Add(diag.Problem{Origin: at, What: "nothing says what the VM is called", Accepted: "add --name NAME"})
-	} else if err := spec.CheckName(given); err != nil {
-		problems.Add(diag.Problem{Origin: at, Key: "name", Value: given, What: err.Error(), Accepted: spec.AcceptedName + "; choose one with --name NAME"})
+	if d.Name = d.options.Name; d.Name == "" {
+		d.Name = own
 	}
-	if d.options.StateDir == "" {
-		d.options.StateDir = "/var/lib/microvms/" + given
+	at := diag.Origin{File: d.file, Line: r.Script.Exec.Line}
+	if d.Name == "" {
+		problems.Add(diag.Problem{Origin: at, What: "nothing says what the VM is called", Accepted: "add --name NAME"})
+	} else if err := spec.CheckName(d.Name); err != nil {
+		problems.Add(diag.Problem{Origin: at, Key: "name", Value: d.Name, What: err.Error(), Accepted: spec.AcceptedName + "; choose one with --name NAME"})
+	}
+	switch {
+	case d.options.StateDir != "":
+	case state != "":
+		d.options.StateDir = state
+	case own != "":
+		d.options.StateDir = stateRoot + own
+	default:
+		d.options.StateDir = stateRoot + d.Name
 	}
 }
 
-// stateName is the VM's name in /var/lib/microvms/NAME/current.
-func stateName(dir string) string {
-	if base := path.Base(dir); base == "current" || base == "booted" {
-		return path.Base(path.Dir(dir))
-	}
-	return ""
-}
+// stateRoot is microvm.stateDir by default.
+const stateRoot = "/var/lib/microvms/"
 
 // sheet collects the settings of a runner.
 type sheet struct {

@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -19,58 +17,18 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/microvmnix"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/source"
+	"github.com/ampoule-vm/ampoule/internal/testkit/nixrunner"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-const runners = "../microvmnix/testdata/runner"
-
 // store lays the files of a runner out as a store has them, and says where the
 // runner lies.
-func store(t testing.TB, name string) (fstest.MapFS, string) {
+func store(t testing.TB, name string) (fs.FS, string) {
 	t.Helper()
-	base := filepath.Join(runners, name)
-	index, err := os.ReadFile(filepath.Join(base, "paths"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree, dir := fstest.MapFS{}, ""
-	paths := map[string]string{}
-	for line := range strings.Lines(string(index)) {
-		file, place, ok := strings.Cut(strings.TrimSpace(line), "\t")
-		if !ok {
-			t.Fatalf("%s: a line without a tab: %q", base, line)
-		}
-		paths[file] = strings.TrimPrefix(place, "/")
-		if file == "." {
-			dir = paths[file]
-		}
-	}
-	err = filepath.WalkDir(base, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		rel, _ := filepath.Rel(base, p)
-		switch place := paths[rel]; {
-		case e.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(p)
-			tree[path.Join(dir, rel)] = &fstest.MapFile{Data: []byte(target), Mode: fs.ModeSymlink | 0o777}
-			return err
-		case place != "" && !strings.HasPrefix(rel, "bin/"):
-			data, err := os.ReadFile(p)
-			tree[place] = &fstest.MapFile{Data: data, Mode: 0o444}
-			return err
-		case rel == "paths":
-			return nil
-		}
-		data, err := os.ReadFile(p)
-		tree[path.Join(dir, rel)] = &fstest.MapFile{Data: data, Mode: 0o555}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tree, dir
+	root := t.TempDir()
+	dir := nixrunner.Write(t, root, name)
+	return nixrunner.FS(root), strings.TrimPrefix(dir, "/")
 }
 
 // result is what the command gives.
@@ -134,13 +92,9 @@ func (r result) String() string {
 func ours(t testing.TB) []string {
 	t.Helper()
 	var out []string
-	for _, pattern := range []string{"cloud-hypervisor-*", "qemu-*", "firecracker-*"} {
-		dirs, err := filepath.Glob(filepath.Join(runners, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range dirs {
-			out = append(out, filepath.Base(d))
+	for _, name := range nixrunner.Names(t) {
+		if strings.HasPrefix(name, "cloud-hypervisor-") || strings.HasPrefix(name, "qemu-") || strings.HasPrefix(name, "firecracker-") {
+			out = append(out, name)
 		}
 	}
 	if len(out) < 60 {
@@ -170,6 +124,29 @@ func TestGolden(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestExternal: what microvm.nix's units do, they go on doing.
+func TestExternal(t *testing.T) {
+	for name, want := range map[string][]string{
+		"cloud-hypervisor-macvtap-multiqueue": {"Network=macvtap:eno1,name=mv-web,external,mac=02:00:00:02:01:01,queues=2", "Network=tap:name=vm-web,external,mac=02:00:00:01:01:01,queues=2"},
+		"cloud-hypervisor-virtiofs":           {"Share=/nix/store:ro-store:socket=/var/lib/microvms/virtiofs/virtiofs-virtiofs-ro-store.sock"},
+		"cloud-hypervisor-pci":                {"Device=pci:0000:01:00.0,external"},
+		"qemu-tap":                            {"Network=tap:name=vm-web,external,mac=02:00:00:01:01:01"},
+		"qemu-virtiofs-options":               {"Share=/srv/Music and more:music:ro,socket=/run/music.sock", "Share=/var/lib/microvms/virtiofs-options/mail:mail:socket=/var/lib/microvms/virtiofs-options/virtiofs-options-virtiofs-mail.sock"},
+		"firecracker-tap":                     {"Network=tap:name=vm-web,external,mac=02:00:00:01:01:01"},
+	} {
+		tree, dir := store(t, name)
+		r := adopt(t, tree, dir, Options{External: true})
+		if len(r.problems) > 0 {
+			t.Errorf("%s: %v", name, r.problems)
+		}
+		for _, line := range want {
+			if !strings.Contains(string(r.draft.Text), "\n"+line+"\n") {
+				t.Errorf("%s: no line %s in\n%s", name, line, r.draft.Text)
+			}
+		}
 	}
 }
 
@@ -218,19 +195,18 @@ func TestStrangeWord(t *testing.T) {
 		runner, _ := microvmnix.ReadRunner(tree, dir)
 		before := adopt(t, tree, dir, Options{}).String()
 		args := runner.Script.Exec.Args
-		for _, strange := range [][]string{{"--frobnicate"}, {"-frobnicate", "x=1"}, {"--frobnicate", "deeply,nested=[a,b]"}} {
-			for at := 0; at <= len(args); at++ {
-				more := *runner
-				script, exec := *runner.Script, *runner.Script.Exec
-				exec.Args = slices.Clone(args[:at])
-				for _, s := range strange {
-					exec.Args = append(exec.Args, microvmnix.Word{Text: s, Line: exec.Line})
-				}
-				exec.Args = append(exec.Args, args[at:]...)
-				script.Exec, more.Script = &exec, &script
-				if got := adoptRunner(t, &more, nil, Options{}); got.String() == before || !strings.Contains(got.String(), "frobnicate") {
-					t.Errorf("%s: %q in front of word %d is lost", name, strange, at)
-				}
+		words := [][]string{{"--frobnicate"}, {"-frobnicate", "x=1"}, {"--frobnicate", "deeply,nested=[a,b]"}}
+		for at := 0; at <= len(args); at++ {
+			more, strange := *runner, words[at%len(words)]
+			script, exec := *runner.Script, *runner.Script.Exec
+			exec.Args = slices.Clone(args[:at])
+			for _, s := range strange {
+				exec.Args = append(exec.Args, microvmnix.Word{Text: s, Line: exec.Line})
+			}
+			exec.Args = append(exec.Args, args[at:]...)
+			script.Exec, more.Script = &exec, &script
+			if got := adoptRunner(t, &more, nil, Options{}); got.String() == before || !strings.Contains(got.String(), "frobnicate") {
+				t.Errorf("%s: %q in front of word %d is lost", name, strange, at)
 			}
 		}
 	}

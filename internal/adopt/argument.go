@@ -87,18 +87,6 @@ func list(text string) []string {
 	return strings.Split(text, ",")
 }
 
-// qemuParameters splits as QEMU does: at commas, of which two are one in the value.
-func qemuParameters(text string) []parameter {
-	var out []parameter
-	for _, piece := range strings.Split(strings.ReplaceAll(text, ",,", "\x00"), ",") {
-		if piece = strings.ReplaceAll(piece, "\x00", ","); piece != "" {
-			key, value, _ := strings.Cut(piece, "=")
-			out = append(out, parameter{key, value})
-		}
-	}
-	return out
-}
-
 // inBytes reads a size with a suffix to the base 1024; without one unit is the
 // factor. What is none comes back as it is.
 func inBytes(text string, unit int64) string {

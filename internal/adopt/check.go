@@ -198,6 +198,11 @@ func (d *Draft) judge(set Setting, other *Setting) (verdict Verdict, reason stri
 		value = other.Value
 	}
 	key := generalised.ReplaceAllString(set.Key, "[]")
+	if d.options.External {
+		if reason := external(key); reason != "" {
+			return Differs, reason, false
+		}
+	}
 	for _, i := range intents() {
 		if i.key == key && (i.when == nil || i.when(set.Value, value)) && (i.hypervisor == "" || i.hypervisor == d.Hypervisor) {
 			return Differs, i.reason, i.warn
@@ -207,6 +212,17 @@ func (d *Draft) judge(set Setting, other *Setting) (verdict Verdict, reason stri
 		return Differs, reason, false
 	}
 	return Lost, "", false
+}
+
+// external are settings of what microvm.nix's own units do, with --external.
+func external(key string) string {
+	switch {
+	case key == "net[].mode":
+		return "microvm-macvtap-interfaces@ makes the interface so"
+	case strings.HasPrefix(key, "share[].virtiofsd-"), key == "share[].cache":
+		return "microvm-virtiofsd@ serves the share so"
+	}
+	return ""
 }
 
 // special are differences that more than the values decides about.
@@ -235,6 +251,8 @@ func (d *Draft) same(set, other Setting) bool {
 		return true
 	}
 	switch key := generalised.ReplaceAllString(set.Key, "[]"); key {
+	case "share[].socket":
+		return d.options.External && place(set.Value, d.options.StateDir) == other.Value
 	case "disk[].path", "share[].source":
 		return place(set.Value, d.options.StateDir) == place(other.Value, ownState(d.Name))
 	case "cmdline":

@@ -141,7 +141,7 @@ func (o Options) sources(problems *diag.List) (map[string]provenance, []string) 
 	}
 	keys := []string{"LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential"}
 	for _, unit := range o.Units {
-		for _, a := range unit.Assignments {
+		for _, a := range unitfile.Parse(unit.File, "unit", unit.Text).Assignments {
 			if a.Section != "Service" || !slices.Contains(keys, a.Key) {
 				continue
 			}

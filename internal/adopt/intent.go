@@ -98,6 +98,7 @@ func intents() []intent {
 // additions are what only Ampoule has.
 func additions() []intent {
 	return []intent{
+		{key: "cmdline", reason: "Ampoule's own words"},
 		{key: "pvpanic", reason: "by which a panic of the guest is seen"},
 		{key: "landlock", reason: "the hypervisor locks itself in where the host's kernel lets it"},
 		{key: "level", reason: "its log would have the VM's configuration in it"},

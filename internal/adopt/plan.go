@@ -123,7 +123,9 @@ func plannedRequest(s *sheet, vm *plan.VM, r plan.Request) {
 		case plan.AskKernel:
 			value = vm.Kernel
 		case plan.AskInitrd:
-			value = vm.Initrd
+			if value = vm.Initrd; value == "" {
+				continue
+			}
 		case plan.AskCommandLine:
 			value = spec.JoinCommandLine(vm.KernelCommandLine)
 		case plan.AskChannel:
@@ -328,9 +330,9 @@ func plannedWords(s *sheet, vm *plan.VM) {
 		s.settings = append(s.settings, Setting{Key: "serial", Value: "none"})
 	}
 	// What a command line says without a word, by QEMU's own defaults.
-	for key, value := range map[string]string{"machine.mem-merge": "yes", "machine.acpi": "yes"} {
+	for _, key := range []string{"machine.mem-merge", "machine.acpi"} {
 		if s.find(key) == nil {
-			s.settings = append(s.settings, Setting{Key: key, Value: value})
+			s.settings = append(s.settings, Setting{Key: key, Value: "yes"})
 		}
 	}
 }

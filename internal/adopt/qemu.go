@@ -332,3 +332,15 @@ func number(s string) int {
 	}
 	return n
 }
+
+// qemuParameters splits as QEMU does: at commas, of which two are one in the value.
+func qemuParameters(text string) []parameter {
+	var out []parameter
+	for _, piece := range strings.Split(strings.ReplaceAll(text, ",,", "\x00"), ",") {
+		if piece = strings.ReplaceAll(piece, "\x00", ","); piece != "" {
+			key, value, _ := strings.Cut(piece, "=")
+			out = append(out, parameter{key, value})
+		}
+	}
+	return out
+}

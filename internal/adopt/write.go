@@ -246,6 +246,8 @@ func (w *writer) shares() {
 		}
 		if w.sheet.value(e+".protocol") == "9p" {
 			options = append(options, "9p", "security="+w.sheet.value(e+".security"))
+		} else if w.draft.options.External {
+			options = append(options, "socket="+place(w.sheet.value(e+".socket"), w.draft.options.StateDir))
 		} else if c := w.sheet.value(e + ".cache"); c != "" && c != "auto" {
 			options = append(options, "cache="+c)
 		}
@@ -255,7 +257,12 @@ func (w *writer) shares() {
 
 func (w *writer) devices() {
 	for i := range w.sheet.seen["device"] {
-		w.copied("Device", fmt.Sprintf("device[%d]", i))
+		set := w.sheet.find(fmt.Sprintf("device[%d]", i))
+		if set == nil {
+			continue
+		}
+		bus, address, _ := strings.Cut(set.Value, ":")
+		w.line("Device", spec.DeviceLine(bus, address, w.draft.options.External && bus == "pci"), *set)
 	}
 }
 
@@ -269,7 +276,7 @@ func (w *writer) networks() {
 			options = append(options, get("bridge"))
 		case "macvtap":
 			options = append(options, get("link"))
-			if mode := get("mode"); mode != "" {
+			if mode := get("mode"); mode != "" && !w.draft.options.External {
 				options = append(options, "mode="+mode)
 			}
 		case "":
@@ -277,6 +284,9 @@ func (w *writer) networks() {
 		}
 		if get("name") != "" && head != "user" {
 			options = append(options, "name="+get("name"))
+		}
+		if w.draft.options.External && (head == "tap" || head == "macvtap") {
+			options = append(options, "external")
 		}
 		if get("mac") != "" {
 			options = append(options, "mac="+get("mac"))

@@ -17,10 +17,10 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/driver/all"
 	"github.com/ampoule-vm/ampoule/internal/emit"
 	"github.com/ampoule-vm/ampoule/internal/microvmnix"
+	"github.com/ampoule-vm/ampoule/internal/nixstore"
 	"github.com/ampoule-vm/ampoule/internal/pipeline"
 	"github.com/ampoule-vm/ampoule/internal/run"
 	"github.com/ampoule-vm/ampoule/internal/source"
-	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
 // adopted is the JSON of adopt, which is documented.
@@ -39,6 +39,9 @@ The file is checked before it is written: the plan that it comes to is compared 
 	`What differs by intent is named with the reason (all of it with --all). Whatever else no line of the file says is an error that names the script's line, and nothing is written: ` +
 	`nothing is left out in silence. --without leaves a setting out, by the key that the error names, or commands of the script, by their lines.
 
+By default Ampoule makes the VM's interfaces, serves its shares and takes its devices from their drivers. With --external the units of microvm.nix go on doing that (microvm-tap-interfaces@NAME and so on), ` +
+	`for a VM that Ampoule starts in their stead of bin/microvm-run, in microvm@NAME.
+
 Credentials that the script reads from $CREDENTIALS_DIRECTORY get their sources from the service that loads them (--unit, once for each of its files) or from --credential. ` +
 	`A value that stands in the script in clear is refused, unless the credential is given a source, or is no secret (--public).
 
@@ -49,6 +52,7 @@ Exit codes: 0; 2 where something of the runner cannot be taken over, or bad usag
 type adoptFlags struct {
 	options adopt.Options
 	units   []string
+	root    string
 	output  string
 	all     bool
 	asJSON  bool
@@ -71,17 +75,20 @@ func adoptCommand(s Streams) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVarP(&f.output, "output", "o", "", "write to this `FILE`, NAME.microvm, which must not be there yet")
 	flags.StringVar(&f.options.Name, "name", "", "call the VM `NAME`")
-	flags.StringVar(&f.options.StateDir, "state-dir", "", "relative paths of the script lie in `DIR`; by default /var/lib/microvms/NAME")
+	flags.StringVar(&f.options.StateDir, "state-dir", "", "relative paths of the script lie in `DIR`; by default where the runner is current, or in /var/lib/microvms/NAME")
 	flags.StringArrayVar(&f.options.Credentials, "credential", nil, "where a credential comes from, `NAME:SOURCE`, as LoadCredential= has it; can be repeated")
 	flags.StringArrayVar(&f.units, "unit", nil, "take the credentials of this unit `FILE`, or drop-in; can be repeated, in the order that systemd has them")
 	flags.StringArrayVar(&f.options.Public, "public", nil, "the value of the credential `NAME` that stands in the script is no secret; can be repeated")
 	flags.StringArrayVar(&f.options.Without, "without", nil, "leave out the setting `KEY`, or the commands at line N or lines N-M; can be repeated")
 	flags.StringVar(&f.options.Machine, "machine", "", "take this machine `TYPE`")
+	flags.BoolVar(&f.options.External, "external", false, "have the units of microvm.nix go on making interfaces, serving shares and binding devices")
+	flags.StringVar(&f.root, "root", "", "RUNNER_DIR is a path of the host that lies below `DIR`")
 	flags.BoolVar(&f.all, "all", false, "show all settings of the check, and not only what differs")
 	flags.BoolVar(&f.asJSON, "json", false, "print file and check as JSON")
 	_ = cmd.MarkFlagFilename("unit")
 	_ = cmd.MarkFlagFilename("output", strings.TrimPrefix(source.Suffix, "."))
 	_ = cmd.MarkFlagDirname("state-dir")
+	_ = cmd.MarkFlagDirname("root")
 	return cmd
 }
 
@@ -89,11 +96,18 @@ func (f *adoptFlags) adopt(s Streams, dir string) error {
 	if err := f.verify(); err != nil {
 		return err
 	}
+	if f.root != "" && !path.IsAbs(dir) {
+		return fmt.Errorf("with --root RUNNER_DIR is an absolute path of that host, and %s is not", dir)
+	}
 	absolute, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("looking for the path of %s: %w", dir, err)
 	}
-	runner, found := microvmnix.ReadRunner(os.DirFS("/"), absolute)
+	tree, err := nixstore.NewTree(f.root)
+	if err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	runner, found := microvmnix.ReadRunner(tree.FS(), absolute)
 	problems := diag.List(found)
 	out := adopted{Check: []adopt.Row{}}
 	if runner != nil {
@@ -137,7 +151,7 @@ func (f *adoptFlags) verify() error {
 		if err != nil {
 			return fmt.Errorf("reading a unit: %w", err)
 		}
-		f.options.Units = append(f.options.Units, unitfile.Parse(file, "unit", data))
+		f.options.Units = append(f.options.Units, adopt.Unit{File: file, Text: data})
 	}
 	return nil
 }

@@ -95,9 +95,7 @@ func (t *tree) daemon(file string) *Daemon {
 		}
 		word := Word{Line: int(w.Pos().Line())}
 		var ok bool
-		if word.Text, ok = evaluate(w); !ok && r.source(w) == "`nproc`" {
-			word.Text = r.source(w) // as many threads as there are processors
-		} else if !ok {
+		if word.Text, ok = evaluate(w); !ok {
 			word.Text, word.Open = r.source(w), true
 		}
 		// The default of microvm.virtiofsd.threadPoolSize: as many threads as processors.

@@ -21,7 +21,7 @@ func order() [][]string {
 		{"internal/driver", "internal/devices"},
 		{"internal/driver/drivertest", "internal/driver/*"},
 		{"internal/driver/all", "internal/share"},
-		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/clash"},
+		{"internal/pipeline", "internal/emit", "internal/preflight", "internal/clash", "internal/adopt"},
 		{"internal/privileged"},
 		{"internal/run", "internal/generator", "internal/inventory", "internal/explain"},
 		{"internal/compare"},
@@ -136,7 +136,7 @@ func permits() map[string]exceptions {
 			"internal/pipeline": "the one chain from files to a plan", "internal/cli": "names for completion, the search path", "internal/generator": "the names of all VMs", "internal/inventory": "the names of all VMs", "internal/gen": "the search path for the manual",
 		},
 		"internal/unitfile": {
-			"internal/explain": "words of command lines", "internal/compare": "how a line is shown", "internal/verify": "what is loaded against what would be", "internal/diagnose": "units of a host that systemd need not have loaded", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
+			"internal/adopt": "writes a file, and reads units", "internal/explain": "words of command lines", "internal/compare": "how a line is shown", "internal/verify": "what is loaded against what would be", "internal/diagnose": "units of a host that systemd need not have loaded", "internal/layer": "what it orders", "internal/emit": "writes units", "internal/spec": "words and escapes in values", "internal/pipeline": "the one chain from files to a plan",
 			"internal/driver/drivertest": "writes VMs as files",
 		},
 		"internal/secret": {
@@ -207,7 +207,7 @@ func names(e exceptions) []string {
 func TestClock(t *testing.T) {
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
 	pure := []string{"internal/diag", "internal/unitfile", "internal/layer", "internal/spec", "internal/plan", "internal/driver", "internal/driver/*",
-		"internal/pipeline", "internal/emit", "internal/explain", "internal/compare", "internal/microvmnix", "internal/nixsource", "internal/nixstore/sqlite", "internal/credential/rule", "internal/systemdkeys", "internal/version"}
+		"internal/pipeline", "internal/emit", "internal/explain", "internal/compare", "internal/adopt", "internal/microvmnix", "internal/nixsource", "internal/nixstore/sqlite", "internal/credential/rule", "internal/systemdkeys", "internal/version"}
 	seen := 0
 	for _, f := range files(t) {
 		if f.test || forTests(f.dir) || !slices.ContainsFunc(pure, func(p string) bool { return matches(p, f.dir) }) {

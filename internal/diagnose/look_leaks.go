@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ampoule-vm/ampoule/internal/microvmnix"
 	"github.com/ampoule-vm/ampoule/internal/nixstore"
 	"github.com/ampoule-vm/ampoule/internal/secret"
 )
@@ -98,13 +99,69 @@ func (l *looker) inScript(vm *VM, oem map[string]bool) {
 		}
 	}
 	for _, st := range s.Statements {
-		if st.Kind == "exec" || nixstore.Of(file) == "" {
+		if st.Kind == "exec" {
+			continue
+		}
+		inVariables(vm, st, file)
+		if nixstore.Of(file) == "" {
 			continue
 		}
 		for _, name := range given(st.Text) {
 			vm.leak(InStore, Evidence{Path: file, Line: st.Line, What: "the script has the value of " + name}, name)
 		}
 	}
+}
+
+// assigned is a line that begins with an assignment.
+var assigned = pattern(`^\s*(?:export\s+|local\s+)?([A-Za-z_][A-Za-z0-9_]*)\+?=`)
+
+// inVariables looks for credentials that a statement puts into a variable of the
+// hypervisor's command line. Where their names are those of a loop, they are all that the
+// script reads.
+func inVariables(vm *VM, st microvmnix.Statement, file string) {
+	s := vm.Deployed.Runner.Script
+	for i, line := range strings.Split(st.Text, "\n") {
+		_, made := inWords(line)
+		m := assigned().FindStringSubmatch(line)
+		if len(made) == 0 || m == nil || s.Exec == nil || !slices.ContainsFunc(s.Exec.Args, func(w microvmnix.Word) bool { return w.Open && expands(w.Text, m[1]) }) {
+			continue
+		}
+		for _, name := range made {
+			names := []string{name}
+			if strings.HasPrefix(name, "$") {
+				names = names[:0]
+				for _, c := range s.Credentials {
+					if c.Name != "" && c.Name != "*" {
+						names = append(names, c.Name)
+					}
+				}
+			}
+			for _, name := range names {
+				vm.leak(InArgv, Evidence{Path: file, Line: st.Line + i, What: "the script puts the value of " + name + " into $" + m[1] + ", which is in the hypervisor's command line"}, name)
+			}
+		}
+	}
+}
+
+// expands reports whether a word as it is written has the value of a variable in it.
+func expands(word, variable string) bool {
+	for _, before := range []string{"$", "${"} {
+		for rest := word; ; {
+			_, after, ok := strings.Cut(rest, before+variable)
+			if !ok {
+				break
+			}
+			if after == "" || !letter(after[0]) {
+				return true
+			}
+			rest = after
+		}
+	}
+	return false
+}
+
+func letter(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
 // inUnit looks at what the unit itself gives: values, and sources in the store.

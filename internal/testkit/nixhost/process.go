@@ -29,6 +29,12 @@ func (h *Host) starts(vm *VM, argv []string) {
 	if !vm.StoreOnDisk {
 		h.Process(vm, h.Package("virtiofsd-1.13.2", "bin/virtiofsd")+"/bin/virtiofsd", group("microvm-virtiofsd"), "virtiofsd", "--socket-path="+vm.HostName+"-virtiofs-ro-store.sock", "--shared-dir=/nix/store")
 	}
+	if vm.evaluated != "" {
+		runner, _ := h.runner(vm)
+		program, _ := h.started(vm, runner)
+		h.Process(vm, program, group("microvm"), argv...)
+		return
+	}
 	exe := vm.Hypervisor
 	if line, _ := h.command(vm, h.toplevel(vm)); vm.Runner == "" {
 		exe, _, _ = strings.Cut(line, " ")

@@ -66,6 +66,7 @@ type VM struct {
 	Early []string
 
 	by            how
+	evaluated     string // the fixture that its runner is
 	runs, removed bool
 	unit          string // its drop-ins, as last activated
 }
@@ -167,6 +168,13 @@ func (h *Host) toplevel(vm *VM) string {
 func (h *Host) runner(vm *VM) (path string, argv []string) {
 	h.t.Helper()
 	top := h.toplevel(vm)
+	if vm.evaluated != "" {
+		path = h.evaluatedRunner(vm, top)
+		if vm.Autostart {
+			_, argv = h.started(vm, path)
+		}
+		return path, argv
+	}
 	command, words := h.command(vm, top)
 	text := h.runScript(vm, command)
 	if vm.Runner != "" {

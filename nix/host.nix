@@ -20,6 +20,7 @@ let
     filter
     head
     isString
+    length
     match
     ;
   inherit (lib)
@@ -113,6 +114,31 @@ let
           description = ''
             Credentials for the guest, by name. In the guest they are system credentials:
             LoadCredential=API_KEY or ImportCredential=API_KEY in a service gets one.
+          '';
+        };
+        adoptArgs = mkOption {
+          type = types.listOf types.str;
+          default = [ ];
+          example = [
+            "--without"
+            "memory.mergeable"
+          ];
+          description = ''
+            Further arguments of ampoule adopt, which takes the runner apart when the system is
+            built; see ampoule-adopt(1).
+          '';
+        };
+        preStart = mkOption {
+          type = types.enum [
+            "refuse"
+            "service"
+          ];
+          default = "refuse";
+          description = ''
+            What is made of microvm.preStart in the guest, which is part of a script that does
+            not run. With "service" it is a script of its own, an ExecStartPre= of the service:
+            run by the same user in the same directory, and without an effect on the
+            hypervisor's environment and limits.
           '';
         };
         settings = mkOption {
@@ -239,24 +265,86 @@ let
         mkdir -p "$out"/${escapeShellArg name}.microvm.d
         cd "$out"
         ${cfg.package}/bin/ampoule adopt ${(guestOf name).config.microvm.declaredRunner} --external \
-          --name ${escapeShellArg name} --state-dir ${escapeShellArg "${stateDir}/${name}"} -o ${escapeShellArg name}.microvm
+          --name ${escapeShellArg name} --state-dir ${escapeShellArg "${stateDir}/${name}"} \
+          ${concatStringsSep " " (map escapeShellArg (adoptArgs name))} -o ${escapeShellArg name}.microvm
         cp "$dropinPath" ${escapeShellArg name}.microvm.d/50-nixos.conf
         ${cfg.package}/bin/ampoule plan "$out"/${escapeShellArg name}.microvm --json >plan.json
       '';
   command = name: "${cfg.package}/bin/ampoule run --plan ${cfg.plans.${name}}/plan.json";
 
-  # `current` is set by hand, or by `microvm -u`, to another runner than the plan is made of.
-  checkCurrent =
+  # Lines of microvm.preStart, which lib/runner.nix of microvm.nix puts behind the first two
+  # of the script, run elsewhere.
+  adoptArgs =
     name:
     let
-      runner = (guestOf name).config.microvm.declaredRunner;
+      vm = vms.${name}.ampoule;
+      count = length (splitString "\n" (lib.removeSuffix "\n" (preStart name)));
     in
-    pkgs.writeShellScript "ampoule-${name}-current" ''
-      current=$(${pkgs.coreutils}/bin/readlink current)
-      [ "$current" = ${runner} ] && exit 0
-      echo "${stateDir}/${name}/current leads to ''${current:-nothing}, and this system starts ${name} from ${runner}; systemctl start install-microvm-${name} sets it back" >&2
-      exit 1
-    '';
+    optionals (preStart name != "" && vm.preStart == "service") [
+      "--without"
+      "3-${toString (2 + count)}"
+    ]
+    ++ vm.adoptArgs;
+  preStart = name: (guestOf name).config.microvm.preStart or "";
+
+  # What the script does before the hypervisor, in the state directory, as the VM's user.
+  before =
+    name:
+    let
+      guest = (guestOf name).config.microvm;
+      runner = guest.declaredRunner;
+      makers = {
+        ext2 = pkgs.e2fsprogs;
+        ext3 = pkgs.e2fsprogs;
+        ext4 = pkgs.e2fsprogs;
+        xfs = pkgs.xfsprogs;
+        btrfs = pkgs.btrfs-progs;
+        vfat = pkgs.dosfstools;
+      };
+      volume =
+        v:
+        let
+          image = escapeShellArg v.image;
+          label = if v.fsType == "vfat" then "-n" else "-L";
+          words = optionals (v.label != null) [
+            label
+            v.label
+          ] ++ v.mkfsExtraArgs;
+        in
+        ''
+          if [ ! -e ${image} ]; then
+            rm -f ${image}.new
+            touch ${image}.new
+            chattr +C ${image}.new 2>/dev/null || true
+            truncate -s ${toString v.size}M ${image}.new
+            mkfs.${v.fsType} ${concatStringsSep " " (map escapeShellArg words)} ${image}.new
+            mv ${image}.new ${image}
+          fi
+        '';
+      volumes = filter (v: v.autoCreate) (guest.volumes or [ ]);
+      programs = [
+        pkgs.coreutils
+      ]
+      ++ optionals (volumes != [ ]) (
+        [ pkgs.e2fsprogs ]
+        ++ map (v: makers.${v.fsType} or (throw "microvm.volumes of ${name}: ${v.fsType}: nothing is known that makes it")) volumes
+      );
+    in
+    pkgs.writeShellScript "ampoule-${name}-before" (
+      ''
+        set -eu
+        export PATH=${lib.makeBinPath (lib.unique programs)}''${PATH:+:$PATH}
+        current=$(readlink current || true)
+        if [ "$current" != ${runner} ]; then
+          echo "${stateDir}/${name}/current leads to ''${current:-nothing}, and this system starts ${name} from ${runner}; systemctl start install-microvm-${name} sets it back" >&2
+          exit 1
+        fi
+      ''
+      + lib.optionalString (preStart name != "") "${
+        pkgs.writeShellScript "microvm-${name}-pre-start" "set -eou pipefail\n${preStart name}"
+      }\n"
+      + lib.concatMapStrings volume volumes
+    );
 
   unit =
     name:
@@ -276,7 +364,7 @@ let
           ""
           (command name)
         ];
-        ExecStartPre = [ (checkCurrent name) ];
+        ExecStartPre = [ (before name) ];
         # Ampoule presses the power button when systemd sends it SIGTERM.
         ExecStop = [ "" ];
         KillMode = "mixed";
@@ -288,8 +376,8 @@ let
         RuntimeDirectory = "ampoule/vm/${name}";
         RuntimeDirectoryMode = "0700";
         RuntimeDirectoryPreserve = "restart";
-        StateDirectory = "ampoule/vm/${name}";
-        StateDirectoryMode = "0700";
+        # Where relative disks lie, as for microvm.nix.
+        Environment = [ "\"STATE_DIRECTORY=${text.percent stateDir}/${name}\"" ];
         CacheDirectory = "ampoule/vm/${name}";
         CacheDirectoryMode = "0700";
         # Guests' memory has their secrets in it.
@@ -356,6 +444,9 @@ let
               }microvm.binScripts.${script} in the guest of ${name}: nothing of this script would run: microvm.nix puts its own in its place (lib/runner.nix), ${(lostReason name).${script}}"
             )
             (filter (script: microvm.binScripts ? ${script}) (attrNames (lostReason name)))
+        ++ optional (preStart name != "" && vm.ampoule.preStart == "refuse") "${
+          at (guestPositions name [ "preStart" ])
+        }microvm.preStart in the guest of ${name}: it is part of a script that Ampoule does not run; set ${option}.preStart = \"service\" if it does well as an ExecStartPre= of the service, or write it on the host"
         ++ map (
           s:
           "${

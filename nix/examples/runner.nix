@@ -24,6 +24,7 @@ in
     # Ampoule presses the power button when systemd sends it SIGTERM.
     ExecStop = [ "" ];
     KillMode = "mixed";
+    Environment = "STATE_DIRECTORY=/var/lib/microvms/test-vm";
     RuntimeDirectory = "ampoule/vm/test-vm";
     RuntimeDirectoryMode = "0700";
   };

@@ -26,12 +26,12 @@ func TestNothingIsLostQuietly(t *testing.T) {
 const key = `microvm.vms.web.ampoule.credentials.KEY.source = "/run/secrets/key";`
 
 const (
-	notRun = "nothing of this script would run: microvm.nix puts its own in its place (lib/runner.nix)"
-	atHost = "nothing of this script runs: microvm.nix puts its own in its place (lib/runner.nix). For secrets write "
-	inGest = " in the guest of web: "
-	inList = "; name the path at which sops-nix, agenix or a file of root's has it on the running host, such as config.sops.secrets.NAME.path"
-	naming = "; a name has 1 to 255 printable ASCII characters, without blanks, /, : and \\"
-	sets   = ": microvm.vms.web.ampoule sets it, and one of the two would be lost; remove this one"
+	notRun  = "nothing of this script would run: microvm.nix puts its own in its place (lib/runner.nix)"
+	atHost  = "nothing of this script runs: microvm.nix puts its own in its place (lib/runner.nix). For secrets write "
+	inGuest = " in the guest of web: "
+	inList  = "; name the path at which sops-nix, agenix or a file of root's has it on the running host, such as config.sops.secrets.NAME.path"
+	naming  = "; a name has 1 to 255 printable ASCII characters, without blanks, /, : and \\"
+	sets    = ": microvm.vms.web.ampoule sets it, and one of the two would be lost; remove this one"
 )
 
 var refusals = []struct {
@@ -88,8 +88,8 @@ var refusals = []struct {
 		name:  "all scripts that microvm.nix makes itself",
 		lines: "microvm.vms.web.config = {\nmicrovm.binScripts = {\nmicrovm-balloon = \"a\";\nmicrovm-shutdown = lib.mkForce \"b\";\nown = \"c\";\n};\n};" + key,
 		failed: []string{
-			`configuration.nix:7: microvm.binScripts.microvm-balloon` + inGest + notRun + `, and with Ampoule it is ampoule memory web SIZE`,
-			`configuration.nix:8: microvm.binScripts.microvm-shutdown` + inGest + notRun + `, and Ampoule stops the VM by its power button; for work at the stop, use ExecStopPost= of microvm@web on the host`,
+			`configuration.nix:7: microvm.binScripts.microvm-balloon` + inGuest + notRun + `, and with Ampoule it is ampoule memory web SIZE`,
+			`configuration.nix:8: microvm.binScripts.microvm-shutdown` + inGuest + notRun + `, and Ampoule stops the VM by its power button; for work at the stop, use ExecStopPost= of microvm@web on the host`,
 		},
 	},
 	{
@@ -133,22 +133,22 @@ var refusals = []struct {
 		name:  "one name in two places",
 		lines: "microvm.vms.web.config.microvm.credentialFiles = {\nOTHER = \"/run/other\";\nKEY = \"/run/key\";\n};" + key,
 		failed: []string{
-			`configuration.nix:7: microvm.credentialFiles.KEY` + inGest + `microvm.vms.web.ampoule.credentials.KEY on the host has that name too; remove one of them`,
+			`configuration.nix:7: microvm.credentialFiles.KEY` + inGuest + `microvm.vms.web.ampoule.credentials.KEY on the host has that name too; remove one of them`,
 		},
 	},
 	{
 		name:  "secrets in strings of the firmware",
 		lines: "microvm.vms.web.config.microvm = {\nhypervisor = \"cloud-hypervisor\";\ncloud-hypervisor.platformOEMStrings = [ \"io.systemd.credential:KEY=hunter2\" \"io.systemd.credential.binary:BIN=aGk=\" \"app=x\" \"io.systemd.credential:vmm.notify_socket=vsock:2:8888\" ];\n};\nmicrovm.vms.web.ampoule.enable = true;",
 		failed: []string{
-			`configuration.nix:7: microvm.cloud-hypervisor.platformOEMStrings` + inGest + `the value of credential KEY stands in the Nix store and on the hypervisor's command line; write microvm.vms.web.ampoule.credentials.KEY.source = "PATH" on the host, and remove the string`,
-			`configuration.nix:7: microvm.cloud-hypervisor.platformOEMStrings` + inGest + `the value of credential BIN stands in the Nix store and on the hypervisor's command line; write microvm.vms.web.ampoule.credentials.BIN.source = "PATH" on the host, and remove the string`,
+			`configuration.nix:7: microvm.cloud-hypervisor.platformOEMStrings` + inGuest + `the value of credential KEY stands in the Nix store and on the hypervisor's command line; write microvm.vms.web.ampoule.credentials.KEY.source = "PATH" on the host, and remove the string`,
+			`configuration.nix:7: microvm.cloud-hypervisor.platformOEMStrings` + inGuest + `the value of credential BIN stands in the Nix store and on the hypervisor's command line; write microvm.vms.web.ampoule.credentials.BIN.source = "PATH" on the host, and remove the string`,
 		},
 	},
 	{
 		name:  "a hypervisor without a driver",
 		lines: "microvm.vms.web.config = { microvm.hypervisor = \"crosvm\"; };\n" + key,
 		failed: []string{
-			`configuration.nix:5: microvm.hypervisor = "crosvm"` + inGest + `Ampoule has no driver for it; use one of qemu, cloud-hypervisor, firecracker, or remove microvm.vms.web.ampoule`,
+			`configuration.nix:5: microvm.hypervisor = "crosvm"` + inGuest + `Ampoule has no driver for it; use one of qemu, cloud-hypervisor, firecracker, or remove microvm.vms.web.ampoule`,
 		},
 	},
 	{
@@ -183,6 +183,17 @@ var refusals = []struct {
 		},
 	},
 	{
+		name:  "what the guest's script does first",
+		lines: "microvm.vms.web.config = {\nmicrovm.preStart = \"mkdir -p scratch\"; };\n" + key,
+		failed: []string{
+			`configuration.nix:6: microvm.preStart` + inGuest + `it is part of a script that Ampoule does not run; set microvm.vms.web.ampoule.preStart = "service" if it does well as an ExecStartPre= of the service, or write it on the host`,
+		},
+	},
+	{
+		name:  "the same as the service's",
+		lines: "microvm.vms.web.config.microvm.preStart = \"mkdir -p scratch\"; microvm.vms.web.ampoule.preStart = \"service\";\n" + key,
+	},
+	{
 		name:  "microvm -u",
 		lines: "microvm.vms.web = {\nflake = { outPath = \"/etc/vms\"; nixosConfigurations.web = config.microvm.vms.model.config; };\nupdateFlake = \"git+file:///etc/vms\";\n};\nmicrovm.vms.model.config = { };\n" + key,
 		failed: []string{
@@ -209,8 +220,8 @@ var refusals = []struct {
 		lines: "microvm.vms.web.config.microvm = {\nhypervisor = \"kvmtool\";\nbinScripts.microvm-run = \"a\"; };\nmicrovm.vms.db.config = { };\nmicrovm.vms.db.ampoule.credentials.KEY.source = \"key\";\n" + key,
 		failed: []string{
 			`configuration.nix:9: microvm.vms.db.ampoule.credentials.KEY.source = "key": the path is not absolute` + inList,
-			`configuration.nix:7: microvm.binScripts.microvm-run` + inGest + notRun + `, without a word. For secrets write microvm.vms.web.ampoule.credentials.ID.source on the host; for other work before the start microvm.preStart in the guest, or an ExecStartPre= of microvm@web on the host`,
-			`configuration.nix:6: microvm.hypervisor = "kvmtool"` + inGest + `Ampoule has no driver for it; use one of qemu, cloud-hypervisor, firecracker, or remove microvm.vms.web.ampoule`,
+			`configuration.nix:7: microvm.binScripts.microvm-run` + inGuest + notRun + `, without a word. For secrets write microvm.vms.web.ampoule.credentials.ID.source on the host; for other work before the start microvm.preStart in the guest, or an ExecStartPre= of microvm@web on the host`,
+			`configuration.nix:6: microvm.hypervisor = "kvmtool"` + inGuest + `Ampoule has no driver for it; use one of qemu, cloud-hypervisor, firecracker, or remove microvm.vms.web.ampoule`,
 		},
 	},
 }

@@ -38,10 +38,11 @@ After=install-microvm-test-vm.service sops-install-secrets.service agenix-instal
 [Service]
 CacheDirectory=ampoule/vm/test-vm
 CacheDirectoryMode=0700
+Environment="STATE_DIRECTORY=/var/lib/microvms/test-vm"
 ExecStart=
 ExecStart=STORE-ampoule/bin/ampoule run --plan STORE-ampoule-test-vm/plan.json
 ExecStartPost=
-ExecStartPre=STORE-ampoule-test-vm-current
+ExecStartPre=STORE-ampoule-test-vm-before
 ExecStop=
 ExecStopPost=
 KillMode=mixed
@@ -61,8 +62,6 @@ SetCredential=DEFAULT:\x2050% of\\it\n
 SetCredential=ENVIRONMENT:production
 SetCredential=API_KEY:ampoule: the source of this credential was missing
 SetCredential=CERT:ampoule: the source of this credential was missing
-StateDirectory=ampoule/vm/test-vm
-StateDirectoryMode=0700
 Type=notify
 X-RestartIfChanged=
 X-RestartIfChanged=true

@@ -366,8 +366,10 @@ let
     optional = condition: x: optionals condition [ x ];
     optionalString = condition: text: if condition then text else "";
     concatMapStrings = f: list: concatStringsSep "" (map f list);
-    concatMapStringsSep = separator: f: list: concatStringsSep separator (map f list);
+    inherit concatMapStringsSep;
     hasSuffix = suffix: text: let n = stringLength text; k = stringLength suffix; in n >= k && substring (n - k) k text == suffix;
+    removeSuffix = suffix: text: if lib.hasSuffix suffix text then substring 0 (stringLength text - stringLength suffix) text else text;
+    makeBinPath = concatMapStringsSep ":" (p: "${p}/bin");
     hasInfix = infix: text: length (split (escape infix) text) > 1;
     splitString = separator: text: filter isString (split (escape separator) text);
     toLower = builtins.replaceStrings (characters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") (characters "abcdefghijklmnopqrstuvwxyz");
@@ -377,6 +379,7 @@ let
     mapAttrs' = f: set: listToAttrs (mapAttrsToList f set);
     genAttrs = names: f: listToAttrs (map (name: { inherit name; value = f name; }) names);
   };
+  concatMapStringsSep = separator: f: list: concatStringsSep separator (map f list);
   characters = text: genList (i: substring i 1 text) (stringLength text);
   escape = builtins.replaceStrings (characters "\\.[{()*+?^$|") (map (c: "\\${c}") (characters "\\.[{()*+?^$|"));
 in

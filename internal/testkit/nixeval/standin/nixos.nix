@@ -1,6 +1,6 @@
 # Stands for the options of NixOS that the modules set or read. systemd's are those of
 # NixOS as far as they go: a value of serviceConfig that is defined several times is a list
-# of all, or one value. units has the text of each.
+# of all, where each is one, or one value. units has the text of each.
 { config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;
@@ -13,8 +13,10 @@ let
         values = map (d: d.value) definitions;
         first = builtins.head values;
       in
-      if builtins.any builtins.isList values then
-        lib.concatMap lib.toList values
+      if builtins.all builtins.isList values then
+        builtins.concatLists values
+      else if builtins.any builtins.isList values then
+        throw "The option `${lib.concatStringsSep "." loc}' is a list in one place and a value in another: ${toString (map (d: toString d.file) definitions)}"
       else if builtins.all (v: v == first) values then
         first
       else

@@ -25,7 +25,7 @@ let
     name: programs:
     shell name { } (
       "mkdir -p $out/bin\n"
-      + lib.concatMapStrings (p: "printf '#!/bin/sh\\nexec ${p} \"$@\"\\n' >$out/bin/${p}; chmod 555 $out/bin/${p}\n") programs
+      + lib.concatMapStrings (p: "ln -s \"$(command -v ${p} || echo /usr/bin/${p})\" $out/bin/${p}\n") programs
     )
     // {
       override = _: package name programs;
@@ -51,13 +51,17 @@ rec {
   writeShellScript = name: text: write name "555" "#!${runtimeShell}\n${text}";
   writeText = name: text: write name "444" text;
   coreutils = package "coreutils-9.10" [
+    "mv"
     "readlink"
+    "rm"
+    "touch"
     "true"
+    "truncate"
   ];
   qemu_kvm = package "qemu-host-cpu-only-10.2.2" [ "qemu-system-x86_64" ];
   virtiofsd = package "virtiofsd-1.13.3" [ "virtiofsd" ];
   cloud-hypervisor = package "cloud-hypervisor-52.0" [ "cloud-hypervisor" ];
-  e2fsprogs = package "e2fsprogs-1.47.3" [ "mkfs.ext4" ];
+  e2fsprogs = package "e2fsprogs-1.47.3" [ "chattr" "mkfs.ext4" ];
   systemd = package "systemd-259.3" [ "systemctl" ] // {
     version = "259.3";
   };

@@ -17,7 +17,11 @@ let
       ${cfg.preStart}
       runtime_args=${lib.optionalString (cfg.extraArgsScript != null) "$(${cfg.extraArgsScript})"}
 
-      exec -a "microvm@${name}" ${pkgs.qemu_kvm}/bin/qemu-system-x86_64 -name ${name} -M '${cfg.qemu.machine},accel=kvm:tcg,mem-merge=on' -m ${toString cfg.mem}M -smp 1 -nodefaults -no-user-config -no-reboot -kernel ${cfg.kernel} -initrd ${cfg.initrdPath} -chardev 'stdio,id=stdio,signal=off' -device virtio-rng-pci -serial chardev:stdio -enable-kvm -cpu host,+x2apic,-sgx -append '${toString cfg.kernelParams}' -nographic -sandbox on -qmp unix:${name}.sock,server,nowait ${
+      exec -a "microvm@${name}" ${pkgs.qemu_kvm}/bin/qemu-system-x86_64 -name ${name} -M '${cfg.qemu.machine},accel=kvm:tcg,mem-merge=on' -m ${toString cfg.mem}M -smp 1 -nodefaults -no-user-config -no-reboot -kernel ${cfg.kernel} -initrd ${cfg.initrdPath} -chardev 'stdio,id=stdio,signal=off' -device virtio-rng-pci ${
+        lib.concatMapStrings (c: "-fw_cfg name=opt/io.systemd.credentials/${c},file=${toString cfg.credentialFiles.${c}} ") (
+          builtins.attrNames cfg.credentialFiles
+        )
+      }-serial chardev:stdio -enable-kvm -cpu host,+x2apic,-sgx -append '${toString cfg.kernelParams}' -nographic -sandbox on -qmp unix:${name}.sock,server,nowait ${
         lib.concatMapStrings (i: ''
           -netdev 'tap,id=${i.id},ifname=${i.id},script=no,downscript=no' -device 'virtio-net-pci,netdev=${i.id},mac=${i.mac},romfile=' '') cfg.interfaces
       }''${runtime_args:-}
@@ -34,6 +38,7 @@ in
     kernel = option types.str "/boot/vmlinuz";
     initrdPath = option types.str "/boot/initrd";
     kernelParams = option (types.listOf types.str) [ "console=ttyS0" ];
+    volumes = option (types.listOf types.unspecified) [ ];
     interfaces = option (types.listOf types.unspecified) [ ];
     binScripts = option (types.attrsOf types.lines) { };
     preStart = option types.lines "";

@@ -120,6 +120,13 @@ func (r *runner) serve(program string, s plan.Share) (stop func(), problems diag
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(at, 0o700)); err != nil {
 		return fail(err)
 	}
+	// Of a directory that was opened in another mount namespace no bind mount is made:
+	// it is cloned here, and attached there.
+	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return fail(os.NewSyscallError("open_tree", err))
+	}
+	defer unix.Close(tree)
 	socket, err := share.Listen(plan.ShareSocket(r.Plan.VM.Name, s.Tag))
 	if err != nil {
 		return fail(err)
@@ -130,7 +137,11 @@ func (r *runner) serve(program string, s plan.Share) (stop func(), problems diag
 		// The names of files in it are the guest's to choose.
 		StderrLine: func(line string) { r.warn("%s: share %s: %s", r.Plan.VM.Name, s.Tag, diag.Printable(line, maxWords)) },
 		MountNamespace: func() error {
-			return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source.Fd()), at, "", unix.MS_BIND|unix.MS_REC, "")
+			if err := unix.MoveMount(tree, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return os.NewSyscallError("move_mount", err)
+			}
+			// As all mounts of that namespace are.
+			return os.NewSyscallError("mount", unix.Mount("", at, "", unix.MS_REC|unix.MS_SLAVE, ""))
 		},
 	})
 	if err != nil {

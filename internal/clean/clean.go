@@ -19,6 +19,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/generator"
 	"github.com/ampoule-vm/ampoule/internal/hostfiles"
+	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
@@ -33,6 +34,9 @@ const (
 	// Runtime is what a run has left that did not end in order, or whose unit was
 	// masked while it ran.
 	Runtime Kind = "runtime"
+	// Prepared is what root has written down of what it did for a VM, and did not
+	// come to undo. Undoing it comes before removing it (package privileged).
+	Prepared Kind = "prepared"
 )
 
 // Item is one thing that a VM has left.
@@ -48,7 +52,8 @@ type Item struct {
 	dir, name string
 }
 
-// places are the directories in which each VM has something by its own name.
+// places are the directories in which each VM has something by its own name, with a
+// share's tag behind it where it is a share's.
 func places() []struct {
 	kind Kind
 	dir  string
@@ -61,7 +66,8 @@ func places() []struct {
 		{State, "/var/lib/ampoule/vm"}, {State, "/var/lib/private/ampoule/vm"},
 		{Cache, "/var/cache/ampoule/vm"}, {Cache, "/var/cache/private/ampoule/vm"},
 		{Runtime, "/run/ampoule/vm"}, {Runtime, "/run/private/ampoule/vm"},
-		{Unit, generator.StoreDirectory},
+		{Runtime, plan.ShareRoot},
+		{Prepared, hostfiles.Prepared}, {Unit, generator.StoreDirectory},
 	}
 }
 
@@ -86,7 +92,8 @@ func Find(root string, known func(name string) bool) (map[string][]Item, error) 
 			problems = append(problems, fmt.Errorf("looking for what VMs have left in %s: %w", dir, err))
 		}
 		for _, e := range entries {
-			if spec.CheckName(e.Name()) != nil || known(e.Name()) {
+			vm, _, _ := strings.Cut(e.Name(), "@") // no name of a VM has one
+			if spec.CheckName(vm) != nil || vm != e.Name() && p.dir != plan.ShareRoot || known(vm) {
 				continue
 			}
 			item := Item{Kind: p.kind, Path: path.Join(p.dir, e.Name()), Link: e.Type()&fs.ModeSymlink != 0, dir: dir, name: e.Name()}
@@ -95,7 +102,7 @@ func Find(root string, known func(name string) bool) (map[string][]Item, error) 
 					problems = append(problems, fmt.Errorf("looking into %s: %w", item.Path, err))
 				}
 			}
-			out[e.Name()] = append(out[e.Name()], item)
+			out[vm] = append(out[vm], item)
 		}
 		_ = r.Close()
 	}

@@ -51,6 +51,11 @@ func TestFind(t *testing.T) {
 	link(t, "/", filepath.Join(root, "var/lib/private/ampoule/vm/old/everything"))
 	put(t, filepath.Join(root, "var/cache/ampoule/vm/old/seen"), "x")
 	put(t, filepath.Join(root, "run/ampoule/generator/old"), "[Unit]")
+	put(t, filepath.Join(root, "run/ampoule/privileged/old/prepared.json"), "{}")
+	put(t, filepath.Join(root, "run/ampoule/privileged/web/prepared.json"), "{}")
+	put(t, filepath.Join(root, "run/ampoule/share/old@data/s"), "")
+	put(t, filepath.Join(root, "run/ampoule/share/web@old/s"), "")
+	put(t, filepath.Join(root, "var/cache/ampoule/vm/old@data/x"), "x")
 	put(t, filepath.Join(root, "var/lib/ampoule/vm/web/data.raw"), "x")
 	put(t, filepath.Join(root, "var/lib/ampoule/vm/no name/data.raw"), "x")
 	found := find(t, root, "web")
@@ -67,7 +72,8 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s has %d bytes", item.Path, item.Bytes)
 		}
 	}
-	want := []string{"state /var/lib/ampoule/vm/old", "state /var/lib/private/ampoule/vm/old", "cache /var/cache/ampoule/vm/old", "unit /run/ampoule/generator/old"}
+	want := []string{"state /var/lib/ampoule/vm/old", "state /var/lib/private/ampoule/vm/old", "cache /var/cache/ampoule/vm/old",
+		"runtime /run/ampoule/share/old@data", "prepared /run/ampoule/privileged/old", "unit /run/ampoule/generator/old"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}

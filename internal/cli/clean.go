@@ -15,6 +15,8 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/clean"
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/inventory"
+	"github.com/ampoule-vm/ampoule/internal/plan"
+	"github.com/ampoule-vm/ampoule/internal/privileged"
 )
 
 // left is a VM in clean's JSON, which is documented.
@@ -32,9 +34,9 @@ func cleanCommand(s Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clean [NAME…]",
 		Short: "Show, and remove, what VMs have left that are not declared any more",
-		Long: "Lists the directories of VMs that no file declares and that do not run: their state, with the disks that Ampoule created, their cache, what a run has left in /run, and the last unit that was kept of them. With --remove, those of the VMs that are named are removed, disks included, for good.\n\n" +
+		Long: "Lists the directories of VMs that no file declares and that do not run: their state, with the disks that Ampoule created, their cache, what a run has left in /run, what root had done for it and did not come to undo, and the last unit that was kept of them. With --remove, those of the VMs that are named are removed, disks included, for good; what root had done is undone before.\n\n" +
 			"What belongs to a VM that is declared, masked or running is never removed, nor what a unit file in systemd's directories mentions. A VM that was run by hand from a FILE elsewhere is among those that are listed: nothing tells that it is needed again. Only root sees all of it.\n\n" +
-			"With --json: an array with an object for each VM: name, bytes (on the disk), items (kind: state, cache, runtime or unit; path, bytes, link) and kept (who has a use for it).\n\n" +
+			"With --json: an array with an object for each VM: name, bytes (on the disk), items (kind: state, cache, runtime, prepared or unit; path, bytes, link) and kept (who has a use for it).\n\n" +
 			"Exit codes: 0, also where there is nothing; 2 for bad input, with nothing removed; 1 where something could not be removed.",
 		Example:           "  ampoule clean\n  ampoule clean --remove old-web",
 		ValidArgsFunction: completeLeft,
@@ -63,7 +65,7 @@ func cleanCommand(s Streams) *cobra.Command {
 			}
 			switch {
 			case remove:
-				return removeLeft(s, found)
+				return removeLeft(s, root, found)
 			case asJSON:
 				err = printJSON(s.Out, found)
 			default:
@@ -165,7 +167,7 @@ func printLeft(w io.Writer, found []left) error {
 }
 
 // removeLeft removes all, or, where somebody has a use for one, nothing.
-func removeLeft(s Streams, found []left) error {
+func removeLeft(s Streams, root string, found []left) error {
 	for _, l := range found {
 		if l.Kept != "" {
 			return fmt.Errorf("what %s has left is kept: %s", l.Name, l.Kept)
@@ -174,7 +176,11 @@ func removeLeft(s Streams, found []left) error {
 	failed := false
 	for _, l := range found {
 		for _, item := range l.Items {
-			if err := clean.Remove(item); err != nil {
+			err := undoLeft(root, l.Name, item)
+			if err == nil {
+				err = clean.Remove(item)
+			}
+			if err != nil {
 				failed = true
 				fmt.Fprintf(s.Err, "ampoule: %s: %v\n", l.Name, err)
 				continue
@@ -188,6 +194,15 @@ func removeLeft(s Streams, found []left) error {
 		return exitError(1)
 	}
 	return nil
+}
+
+// undoLeft has undone what root did for a VM of this host.
+func undoLeft(root, name string, item clean.Item) error {
+	if root != "" || item.Kind != clean.Prepared {
+		return nil
+	}
+	_, err := privileged.Release(privileged.Request{Plan: &plan.Plan{VM: plan.VM{Name: name}}, Network: hostNetwork})
+	return err
 }
 
 // completeLeft offers the VMs that have left something.

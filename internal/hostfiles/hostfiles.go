@@ -83,6 +83,22 @@ func UnitDirectories() []string {
 	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 }
 
+// generatorDirectories are those whose units the service manager has made anew at each
+// daemon-reload.
+func generatorDirectories() []string {
+	return []string{"/run/systemd/generator.early", "/run/systemd/generator", "/run/systemd/generator.late"}
+}
+
+// HasUnit reports whether there is a file for a unit of that name, or a mask.
+func (r Root) HasUnit(name string) bool {
+	for _, dir := range append(UnitDirectories(), generatorDirectories()...) {
+		if _, err := os.Lstat(r.path(filepath.Join(dir, name))); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Providers are the files that provide services microvm@NAME.service and are not
 // Ampoule's.
 type Providers struct {

@@ -34,6 +34,9 @@ type VM struct {
 	// Network is the file of the host's network namespace; empty: our own.
 	Network string
 
+	// next is the plan by which the VM is about to start, where that is why an earlier
+	// start is undone.
+	next   *plan.Plan
 	handed []*os.File
 }
 
@@ -86,7 +89,7 @@ func Prepare(ctx context.Context, r Request) ([]*os.File, diag.List) {
 		return nil, whole(fmt.Errorf("preparing the host for the VM: %w", err))
 	}
 	defer unlock()
-	if _, err := r.release(""); err != nil {
+	if _, err := r.release("", r.Plan); err != nil {
 		return nil, whole(fmt.Errorf("removing what an earlier start has left: %w", err))
 	}
 	vm := &VM{Plan: r.Plan, User: r.User, Group: r.Group, Dir: r.memory(), Network: r.Network}
@@ -104,7 +107,7 @@ func Prepare(ctx context.Context, r Request) ([]*os.File, diag.List) {
 	for _, f := range vm.handed {
 		f.Close()
 	}
-	if _, err := r.release(r.Owner); err != nil {
+	if _, err := r.release(r.Owner, nil); err != nil {
 		problems = append(problems, whole(err)...)
 	}
 	return nil, problems
@@ -130,7 +133,7 @@ func Release(r Request) (Forgotten, error) {
 		return Forgotten{}, err
 	}
 	defer unlock()
-	return r.release(r.Owner)
+	return r.release(r.Owner, nil)
 }
 
 func (r Request) complete() Request {
@@ -146,7 +149,7 @@ func (r Request) complete() Request {
 // memory is where it is remembered what was done for the VM.
 func (r Request) memory() string { return filepath.Join(r.Dir, r.Plan.VM.Name) }
 
-func (r Request) release(owner string) (Forgotten, error) {
+func (r Request) release(owner string, next *plan.Plan) (Forgotten, error) {
 	done, err := recall(r.memory())
 	if errors.Is(err, os.ErrNotExist) {
 		// Nothing was done before this was written.
@@ -158,7 +161,7 @@ func (r Request) release(owner string) (Forgotten, error) {
 	if owner != "" && owner != done.Owner {
 		return Forgotten{}, nil
 	}
-	vm := &VM{Plan: done.Plan, User: done.User, Group: done.Group, Dir: r.memory(), Network: r.Network}
+	vm := &VM{Plan: done.Plan, User: done.User, Group: done.Group, Dir: r.memory(), Network: r.Network, next: next}
 	var wrong []error
 	for _, s := range slices.Backward(r.steps) {
 		wrong = append(wrong, s.release(vm))

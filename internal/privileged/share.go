@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
+	"github.com/ampoule-vm/ampoule/internal/hostfiles"
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/share"
 	"github.com/ampoule-vm/ampoule/internal/spec"
@@ -37,15 +40,37 @@ func prepareShares(_ context.Context, vm *VM) diag.List {
 }
 
 // releaseShares takes them back: the number of a user that is gone can become
-// another's.
+// another's. The directory of a share goes with its unit, as long as the service
+// manager knows what the unit has; of one whose file is gone, since the VM has the
+// share no more, or by another tag, it forgot that with the last daemon-reload.
 func releaseShares(vm *VM) error {
 	var wrong []error
 	for _, s := range vm.Plan.VM.Served() {
-		if err := giveSocket(plan.ShareSocket(vm.Plan.VM.Name, s.Tag), 0, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := giveSocket(plan.ShareSocket(vm.Plan.VM.Name, s.Tag), 0, 0)
+		if !vm.serves(s.Tag) && !hostfiles.Root("").HasUnit(spec.ShareUnitName(vm.Plan.VM.Name, s.Tag)) {
+			err = removeShare(plan.ShareDirectory(vm.Plan.VM.Name, s.Tag))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			wrong = append(wrong, err)
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// serves: the VM is about to start, and somebody serves this share for it.
+func (vm *VM) serves(tag string) bool {
+	return vm.next != nil && slices.ContainsFunc(vm.next.VM.Served(), func(s plan.Share) bool { return s.Tag == tag })
+}
+
+// removeShare removes the directory of a share, with what belongs there, and nothing
+// else: what is served may still be mounted in it.
+func removeShare(dir string) error {
+	for _, name := range []string{"s", "d", ""} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // giveSocket changes the owner of a socket, and of nothing in its place. Whatever the

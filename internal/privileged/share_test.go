@@ -1,6 +1,7 @@
 package privileged
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -62,5 +63,33 @@ func TestPrepareShares(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in %s", want, text)
 		}
+	}
+}
+
+// TestRemoveShare: the directory of a share goes with what belongs there. Where
+// somebody has put something else, that stays.
+func TestRemoveShare(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web@data")
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "d"), 0o700), os.WriteFile(filepath.Join(dir, "s"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeShare(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is there: %v", err)
+	}
+	if err := removeShare(dir); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+	file := filepath.Join(dir, "d", "served")
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "d"), 0o700), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeShare(dir); err == nil {
+		t.Error("something is served, and nobody minds")
+	}
+	if _, err := os.Lstat(file); err != nil {
+		t.Error(err)
 	}
 }

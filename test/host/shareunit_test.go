@@ -92,3 +92,57 @@ func TestOwnShareUnit(t *testing.T) {
 		h.sh("pgrep virtiofsd; find /run/ampoule/share /run/ampoule/privileged -mindepth 1", prints(""))
 	})
 }
+
+// TestRenamedShare: of a share that a VM has no more, or by another tag, since its file
+// was changed while it ran, nothing stays on the host. What is left of a VM whose undo
+// was killed, ampoule clean finds.
+func TestRenamedShare(t *testing.T) {
+	need.All(t, need.VMAll)
+	t.Run("257", func(t *testing.T) {
+		h := newShareHost(t)
+		have := "ls /run/ampoule/share; pgrep -c virtiofsd"
+		change := func(lines ...string) {
+			h.Helper()
+			h.file("/etc/ampoule/web.microvm", wired(lines...))
+			h.sh("systemctl daemon-reload")
+		}
+		change("Share=/srv/data:data", "Share=/srv:all:ro,cache=always")
+		h.sh("ampoule check web", ends, says("lies"))
+		change("Share=/srv/data:data")
+		h.sh("systemctl start microvm@web")
+		h.sh(have, prints("web@data", "1"))
+		change("Share=/srv/data:other")
+		h.sh(have, prints("web@data", "1"))
+		h.sh("systemctl restart microvm@web; systemctl is-active microvm@web", prints("active"))
+		h.eventually(have, prints("web@other", "1"))
+		h.sh("ampoule verify web")
+		change("Share=/srv/data:third")
+		h.sh("kill -9 $(pgrep qemu-system)")
+		h.eventually("systemctl is-active microvm@web; "+have, prints("active", "web@third", "1"))
+		change("")
+		h.sh("systemctl restart microvm@web; systemctl is-active microvm@web", prints("active"))
+		h.eventually("find /run/ampoule/share -mindepth 1; pgrep -c virtiofsd", exits(1), prints("0"))
+		change("Share=/srv/data:data")
+		h.sh("systemctl restart microvm@web")
+		change("Share=/srv/data:more")
+		h.sh("systemctl stop microvm@web")
+		h.eventually("find /run/ampoule/share /run/ampoule/privileged -mindepth 1; pgrep -c virtiofsd", exits(1), prints("0"))
+
+		// By hand, killed, and again.
+		hand := "(setsid ampoule run web </dev/null >/tmp/said 2>&1) & "
+		h.sh(hand)
+		h.eventually("cat /tmp/said", says("started, guest not observed"))
+		h.sh("kill -9 $(pgrep -x ampoule)")
+		h.eventually("pgrep 'qemu|virtiofsd'", exits(1))
+		h.sh("ls /run/ampoule/share /run/ampoule/privileged", says("web@more", "web\n"))
+		h.sh(hand)
+		h.eventually("cat /tmp/said", says("started, guest not observed"))
+		h.sh("kill -9 $(pgrep -x ampoule)")
+		h.eventually("pgrep 'qemu|virtiofsd'", exits(1))
+		h.sh("ampoule clean", not("web"))
+		h.sh("rm /etc/ampoule/web.microvm; systemctl daemon-reload")
+		h.sh("ampoule clean", says("prepared", "/run/ampoule/privileged/web", "runtime", "/run/ampoule/share/web@more"))
+		h.sh("ampoule clean --remove web", says("web: removed /run/ampoule/share/web@more", "web: removed /run/ampoule/privileged/web"))
+		h.sh("find /run/ampoule/share /run/ampoule/privileged -mindepth 1", prints(""))
+	})
+}

@@ -21,23 +21,24 @@ import (
 
 // listed is a VM in list's JSON, which is documented.
 type listed struct {
-	Name        string     `json:"name"`
-	State       string     `json:"state"`
-	Remarks     []string   `json:"remarks"`
-	Running     bool       `json:"running"`
-	ByHand      bool       `json:"by_hand"`
-	Declared    bool       `json:"declared"`
-	File        *string    `json:"file"`
-	Unit        *string    `json:"unit"`
-	Since       *time.Time `json:"since"`
-	Memory      *int64     `json:"memory_bytes"`
-	PlanRuns    *string    `json:"plan_running"`
-	PlanLoaded  *string    `json:"plan_loaded"`
-	ReloadDue   bool       `json:"reload_due"`
-	LoadState   *string    `json:"load_state"`
-	ActiveState *string    `json:"active_state"`
-	SubState    *string    `json:"sub_state"`
-	StatusText  *string    `json:"status_text"`
+	Name        string                `json:"name"`
+	State       string                `json:"state"`
+	Remarks     []string              `json:"remarks"`
+	Running     bool                  `json:"running"`
+	ByHand      bool                  `json:"by_hand"`
+	Declared    bool                  `json:"declared"`
+	File        *string               `json:"file"`
+	Unit        *string               `json:"unit"`
+	Since       *time.Time            `json:"since"`
+	Memory      *int64                `json:"memory_bytes"`
+	Interfaces  []inventory.Interface `json:"interfaces"`
+	PlanRuns    *string               `json:"plan_running"`
+	PlanLoaded  *string               `json:"plan_loaded"`
+	ReloadDue   bool                  `json:"reload_due"`
+	LoadState   *string               `json:"load_state"`
+	ActiveState *string               `json:"active_state"`
+	SubState    *string               `json:"sub_state"`
+	StatusText  *string               `json:"status_text"`
 }
 
 const listStates = `States:
@@ -63,9 +64,9 @@ func listCommand(s Streams) *cobra.Command {
 		Use:   "list",
 		Short: "List all VMs: declared, loaded by systemd, or running",
 		Long: "Prints a line for each VM: those that files declare, those that systemd has loaded, and those that were started by hand. " +
-			"MEMORY is what the service uses; PLAN the beginning of the digest of the plan that runs, else of the one that is loaded; FILE what the VM was made from. " +
+			"MEMORY is what the service uses; INTERFACES are those of this host that were made for it; PLAN the beginning of the digest of the plan that runs, else of the one that is loaded; FILE what the VM was made from. " +
 			"What cannot be known is \"-\": without being root, what a service's run wrote down.\n\n" + listStates + "\n\n" +
-			"With --json: an array with an object for each VM: name, state, remarks (an array), running, by_hand, declared, file, unit, since (RFC 3339), memory_bytes, " +
+			"With --json: an array with an object for each VM: name, state, remarks (an array), running, by_hand, declared, file, unit, since (RFC 3339), memory_bytes, interfaces (an array: name, kind, on, up), " +
 			"plan_running and plan_loaded (whole digests), reload_due, and systemd's own words as load_state, active_state, sub_state and status_text. What is not there, or not known, is null.\n\n" +
 			"Exit code 0, also where there are no VMs.",
 		Example: "  ampoule list\n  ampoule list --json | jq -r '.[] | select(.running) | .name'",
@@ -110,7 +111,7 @@ func placeOf(cmd *cobra.Command, root string) (inventory.Place, error) {
 func jsonOf(vm inventory.VM) listed {
 	l := listed{
 		Name: vm.Name, State: vm.State, Remarks: vm.Remarks, Running: vm.Running, ByHand: vm.ByHand, Declared: vm.Declared, File: known(vm.File), Unit: known(vm.Unit),
-		PlanRuns: known(vm.Runs), PlanLoaded: known(vm.Loaded), ReloadDue: vm.ReloadDue,
+		PlanRuns: known(vm.Runs), PlanLoaded: known(vm.Loaded), ReloadDue: vm.ReloadDue, Interfaces: vm.Interfaces,
 		LoadState: known(vm.LoadState), ActiveState: known(vm.ActiveState), SubState: known(vm.SubState), StatusText: known(vm.StatusText),
 	}
 	if l.Remarks == nil {
@@ -138,14 +139,18 @@ func known(s string) *string {
 func printList(w io.Writer, vms []inventory.VM, since func(time.Time) string) error {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tSTATE\tSINCE\tMEMORY\tPLAN\tFILE")
+	fmt.Fprintln(t, "NAME\tSTATE\tSINCE\tMEMORY\tINTERFACES\tPLAN\tFILE")
 	for _, vm := range vms {
 		state := strings.Join(append([]string{vm.State}, vm.Remarks...), ", ")
 		memory := "-"
 		if vm.Memory >= 0 {
 			memory = binarySize(vm.Memory)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", emit.Visible(vm.Name), emit.Visible(state), cmp.Or(since(vm.Since), "-"), memory,
+		var names []string
+		for _, i := range vm.Interfaces {
+			names = append(names, i.Name)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", emit.Visible(vm.Name), emit.Visible(state), cmp.Or(since(vm.Since), "-"), memory, cmp.Or(emit.Visible(strings.Join(names, ",")), "-"),
 			cmp.Or(shortDigest(cmp.Or(vm.Runs, vm.Loaded)), "-"), cmp.Or(emit.Visible(vm.File), "-"))
 	}
 	_ = t.Flush()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -207,6 +208,7 @@ func (p *page) run(st *inventory.Status) {
 			p.row("Runner", vm.Runner)
 		}
 	}
+	p.networks(st)
 	rec := st.Record
 	switch {
 	case rec == nil && st.Unread != nil:
@@ -237,6 +239,32 @@ func (p *page) run(st *inventory.Status) {
 	}
 	p.row("Channel", rec.Channel, rec.ChannelWhy)
 	p.row("Console", cmp.Or(rec.Console, "none"))
+}
+
+// networks shows those of the guest, and of interfaces that should be there whether
+// they are.
+func (p *page) networks(st *inventory.Status) {
+	vm := planned(st)
+	switch runs := st.Contents; {
+	case runs.Merged != nil:
+		vm = &runs.Merged.VM
+	case runs.Runs != nil:
+		vm = &runs.Runs.VM
+	}
+	if vm == nil {
+		return
+	}
+	for i := range vm.Networks {
+		n := &vm.Networks[i]
+		gone := ""
+		if st.Running && n.Made() && st.Interfaces != nil && !slices.ContainsFunc(st.Interfaces, func(i inventory.Interface) bool { return i.Name == n.Name }) {
+			gone = "NOT THERE: ampoule verify says more"
+		}
+		p.row("Network", emit.Network(*n), gone)
+	}
+	for _, port := range vm.Ports {
+		p.row("Published port", port.String())
+	}
 }
 
 // planned is the VM of the plan that runs or, where nothing does, would run;

@@ -10,8 +10,8 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
-// network shows a network of the guest.
-func network(n plan.Network) string {
+// Network shows a network of the guest.
+func Network(n plan.Network) string {
 	var parts []string
 	switch {
 	case n.Kind == plan.MacVTap:

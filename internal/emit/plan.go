@@ -73,7 +73,7 @@ func Plan(w io.Writer, p *plan.Plan) error {
 		row("VSock", vsock(*vm.VSock), "VSockCID")
 	}
 	for _, n := range vm.Networks {
-		row("Network", network(n), n.From)
+		row("Network", Network(n), n.From)
 	}
 	for _, port := range vm.Ports {
 		row("Published port", published(port), port.From)

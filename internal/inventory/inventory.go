@@ -113,8 +113,10 @@ func List(ctx context.Context, p Place) ([]VM, error) {
 		return nil, err
 	}
 	var vms []VM
+	all := interfaces(p.Root, s.vms)
 	for _, f := range s.vms {
 		if vm, ok := f.judge(s.managed); ok {
+			vm.Interfaces = of(all, vm.Name)
 			vms = append(vms, vm)
 		}
 	}

@@ -60,6 +60,8 @@ type VM struct {
 	Since time.Time
 	// Memory is what the service uses, in bytes; negative: not known.
 	Memory int64
+	// Interfaces are those of this host that were made for it; nil: not known.
+	Interfaces []Interface
 	// Runs and Loaded are the digests of the plan that runs and of the one that
 	// the next start takes, "sha256:" and 64 digits; empty: none, or not known.
 	Runs, Loaded string

@@ -119,6 +119,7 @@ func Look(ctx context.Context, p Place, name string) (*Status, error) {
 		slices.Sort(names)
 		return nil, &UnknownError{name, diag.Nearest(name, names)}
 	}
+	vm.Interfaces = of(interfaces(p.Root, s.vms), name)
 	st := &Status{VM: vm, StateDirectory: filepath.Join("/var/lib/ampoule/vm", name)}
 	st.Plans.Runs.VM, st.Plans.Loaded.VM = vm.Runs, vm.Loaded
 	st.fromUnit(f.unit)

@@ -119,7 +119,14 @@ func (j *networkJudge) name(n *plan.Network) {
 
 // Ours reports whether an interface was made for a VM.
 func Ours(i netdev.Interface, vm string) bool {
-	return i.Alias == Alias(vm) && (i.Kind == netdev.TapKind || i.Kind == netdev.MacVTapKind)
+	whose, ok := Whose(i)
+	return ok && whose == vm
+}
+
+// Whose is the VM for which an interface was made; false: for none.
+func Whose(i netdev.Interface) (vm string, ok bool) {
+	vm, ok = strings.CutPrefix(i.Alias, aliasHead)
+	return vm, ok && (i.Kind == netdev.TapKind || i.Kind == netdev.MacVTapKind)
 }
 
 // what an interface is, in words.

@@ -154,7 +154,12 @@ func TestInterfacesRefused(t *testing.T) {
 		h.ip("link set vm0-web master br0")
 		h.ip("link set vm0-web down")
 		h.sh("ampoule verify web", exits(12), says("the interface vm0-web is switched off"))
+		h.sh("ampoule status web", says("tap vm0-web on the bridge br0"), not("NOT THERE"))
+		h.sh("ampoule list", says("  vm0-web  "))
+		h.sh("ampoule list --json", says(`"interfaces": [`, `"name": "vm0-web"`, `"kind": "tap"`, `"on": "br0"`))
 		h.ip("link del vm0-web")
+		h.sh("ampoule status web", says("NOT THERE: ampoule verify says more"))
+		h.sh("ampoule list", not("vm0-web"))
 		h.sh("ampoule verify web", exits(12), says("the interface vm0-web is not there any more", "cure: systemctl restart microvm@web.service"))
 		h.sh("systemctl restart microvm@web; ampoule verify web", says("interface vm0-web"))
 

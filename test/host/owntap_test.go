@@ -14,7 +14,8 @@ import (
 func TestRunnerInterfaces(t *testing.T) {
 	onEachWith(t, func(t *testing.T, version int) {
 		h := newNetHost(t, version)
-		h.file("/usr/local/bin/own", "#!/bin/sh\nfor f in /proc/self/fd/*; do readlink $f; done | grep -c -e tun -e tap\ncat /proc/$$/environ | tr '\\0' '\\n' | grep LISTEN\necho looked\nexec ampoule boot\n")
+		h.file("/usr/local/bin/own", "#!/bin/sh\nfiles=$(for f in /proc/self/fd/*; do readlink $f; done | grep -c -e tun -e tap)\n"+
+			"names=$(tr '\\0' '\\n' </proc/$$/environ | grep -c LISTEN)\necho it has $files files and $names names\nexec ampoule boot\n")
 		h.sh("chmod 755 /usr/local/bin/own")
 		h.file("/etc/ampoule/web.microvm", wired("Network=bridge:br0,queues=2", "Network=macvtap:up0", "Runner=/usr/local/bin/own"))
 		h.sh("ampoule check web && systemctl daemon-reload")
@@ -28,8 +29,10 @@ func TestRunnerInterfaces(t *testing.T) {
 			h.sh("tr '\\0' ' ' </proc/$(pgrep qemu)/cmdline", says("fds="))
 		}
 		inUse()
-		h.sh("journalctl -u microvm@web -o cat --no-pager", says("\n0\nlooked\n"), not("LISTEN"))
+		h.eventually("journalctl -u microvm@web -o cat --no-pager", says("it has 0 files and 0 names\n"))
 		h.sh("ampoule verify web", ends, says("interface vm0-web"))
+		h.sh("ampoule list", says("  vm0-web,vm1-web  "))
+		h.sh("ampoule status web", says("tap vm0-web on the bridge br0", "macvtap vm1-web above up0"), not("NOT THERE"))
 
 		h.sh("kill -KILL $(pgrep qemu)")
 		h.eventually("systemctl show -P NRestarts microvm@web && systemctl is-active microvm@web", prints("1", "active"))

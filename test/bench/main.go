@@ -75,6 +75,7 @@ var parts = []part{
 	{"boots", measureBoots},
 	{"supervisors", measureSupervisor},
 	{"throughput", measureThroughput},
+	{"shares", measureShares},
 	{"plans", measurePlans},
 	{"parsers", measureParsers},
 	{"generator", measureGenerators},

@@ -286,25 +286,53 @@ func finish(cmd *exec.Cmd) error {
 
 // onlyChild returns the process that ampoule run has started.
 func onlyChild(pid int) (int, error) {
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	children, err := childrenOf(pid)
 	if err != nil {
 		return 0, err
 	}
-	var children []string
+	if len(children) != 1 {
+		return 0, fmt.Errorf("process %d has the children %d, want one", pid, children)
+	}
+	return children[0], nil
+}
+
+// childOf returns the one child of a process whose program has such a name.
+func childOf(pid int, prefix string) (int, error) {
+	children, err := childrenOf(pid)
+	if err != nil {
+		return 0, err
+	}
+	for _, child := range children {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", child)); err == nil && strings.HasPrefix(filepath.Base(path), prefix) {
+			return child, nil
+		}
+	}
+	return 0, fmt.Errorf("none of the children %d of process %d is a %s…", children, pid, prefix)
+}
+
+func childrenOf(pid int) ([]int, error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	var children []int
 	for _, list := range lists {
 		text, err := os.ReadFile(list)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // a thread that ended
 		}
 		if err != nil {
-			return 0, fmt.Errorf("reading the children: %w", err)
+			return nil, fmt.Errorf("reading the children: %w", err)
 		}
-		children = append(children, strings.Fields(string(text))...)
+		for word := range strings.FieldsSeq(string(text)) {
+			child, err := strconv.Atoi(word)
+			if err != nil {
+				return nil, err
+			}
+			children = append(children, child)
+		}
 	}
-	if len(children) != 1 {
-		return 0, fmt.Errorf("process %d has the children %q, want one", pid, children)
-	}
-	return strconv.Atoi(children[0])
+	return children, nil
 }
 
 // peak returns the most resident memory that a process has had, in MiB.

@@ -47,95 +47,170 @@ const (
 )
 
 // measureThroughput compares what a guest sends to its host over a tap on a bridge,
-// under ampoule run and with QEMU by hand, whose tap is made by ip(8). Both guests
-// are there at the same time and work in turn.
+// under ampoule run and with QEMU by hand, whose tap is made by ip(8).
 func measureThroughput(s setup) ([]measurement, error) {
-	type result struct {
-		found []measurement
-		err   error
-	}
-	done := make(chan result)
-	go func() {
-		// The thread has a network namespace of its own, as have the processes that
-		// it starts and the sockets that it opens. It ends with this goroutine.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{err: os.NewSyscallError("unshare", err)}
-			return
+	return inNetwork(func() ([]measurement, error) {
+		p, err := s.startPair(rivals{name: "throughput"})
+		if err != nil {
+			return nil, err
 		}
-		found, err := s.throughput()
-		done <- result{found, err}
-	}()
-	r := <-done
-	return r.found, r.err
+		defer p.end()
+		mine, theirs, err := inTurn(transferRounds, p.sent)
+		if err != nil {
+			return nil, err
+		}
+		number, err := version(p.recipe.argv[0])
+		if err != nil {
+			return nil, err
+		}
+		return rateTable("throughput of a tap, guest to host", mine, theirs, "QEMU "+number+" by hand on the same bridge"), nil
+	})
 }
 
-func (s setup) throughput() ([]measurement, error) {
+// rateTable are the lines of two guests that did the same in turn. The median has
+// the bound.
+func rateTable(what string, mine, theirs []float64, peer string) []measurement {
+	line := func(which string, q float64) measurement {
+		return measurement{
+			what: fmt.Sprintf("%s, %s of %d", what, which, len(mine)), ours: quantile(mine, q), peer: quantile(theirs, q), show: showRate, peerName: peer,
+		}
+	}
+	half := line("median", 0.5)
+	half.bound = ratioAtLeast(half.ours, half.peer, throughputRatioLimit)
+	return []measurement{half, line("most", 1)}
+}
+
+// inNetwork measures in a network namespace of its own, and in a mount namespace, which
+// the processes have too that are started meanwhile.
+func inNetwork(measure func() ([]measurement, error)) (found []measurement, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The namespaces are the thread's, which ends with this goroutine.
+		runtime.LockOSThread()
+		if err = os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNET|unix.CLONE_NEWNS)); err != nil {
+			return
+		}
+		if err = os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
+			return
+		}
+		found, err = measure()
+	}()
+	<-done
+	return found, err
+}
+
+// rivals are two guests that are there at the same time and work in turn: ours, under
+// ampoule run, and the peer's, whose QEMU is started by hand from the same recipe.
+type rivals struct {
+	name string
+	// path is $PATH for ampoule run, where it is another than ours; lines are what
+	// the VM has beside its tap.
+	path  string
+	lines []string
+	// peer, if not nil, makes what the peer's QEMU finds on the host, by what ours
+	// has, whose processes are children of pid, and changes the recipe accordingly.
+	peer func(pid int, r *recipe) (end func(), err error)
+}
+
+// pair are rivals that run. Their guests wait for orders.
+type pair struct {
+	*hand
+	recipe *recipe // of ours
+	ends   []func()
+}
+
+// end stops both, what was started last first.
+func (p *pair) end() {
+	for _, f := range slices.Backward(p.ends) {
+		f()
+	}
+}
+
+func (s setup) startPair(r rivals) (_ *pair, err error) {
+	p := &pair{}
+	defer func() {
+		if err != nil {
+			p.end()
+		}
+	}()
 	if err := ip("link set lo up", "link add br0 type bridge", "addr add "+hostAddress+"/24 dev br0", "link set br0 up",
 		"tuntap add dev peer0 mode tap vnet_hdr", "link set peer0 master br0 up"); err != nil {
 		return nil, err
 	}
-	h, err := newHand()
-	if err != nil {
+	if p.hand, err = newHand(); err != nil {
 		return nil, err
 	}
-	defer h.close()
+	p.ends = append(p.ends, p.close)
 	script := filepath.Join(s.dir, "obey")
 	if err := os.WriteFile(script, []byte(obey), 0o600); err != nil {
 		return nil, err
 	}
-	v, err := s.writeVM("throughput", "ampoule.test=stay ampoule.address="+ourAddress,
-		"Network=bridge:br0,mac="+ourMAC, "LoadCredential="+guest.ScriptName+":"+script)
+	v, err := s.writeVM(r.name, "ampoule.test=stay ampoule.address="+ourAddress,
+		append(r.lines, "Network=bridge:br0,mac="+ourMAC, "LoadCredential="+guest.ScriptName+":"+script)...)
 	if err != nil {
 		return nil, err
 	}
 	ours := v.command(v.file)
+	if r.path != "" {
+		ours.Env = append(ours.Env, "PATH="+r.path) // the last of two counts
+	}
 	var words strings.Builder
 	ours.Stderr = &words
 	if err := ours.Start(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		_ = ours.Process.Kill()
+	p.ends = append(p.ends, func() {
+		// In order, and it removes what it has made on the host.
+		if quit(v.socket) != nil {
+			_ = ours.Process.Kill()
+		}
 		_ = finish(ours)
-	}()
-	if err := h.await(ourAddress); err != nil {
+	})
+	if err := p.await(ourAddress); err != nil {
 		return nil, fmt.Errorf("ampoule run: %w\n%s", err, words.String())
 	}
-	pid, err := onlyChild(ours.Process.Pid)
+	return p, s.startPeer(p, r, v, ours.Process.Pid)
+}
+
+// quit ends a hypervisor by its second monitor.
+func quit(socket string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), quitTimeout)
+	defer cancel()
+	monitor, err := dial(ctx, socket)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r, err := readRecipe(pid)
+	defer monitor.Close()
+	return monitor.Execute(ctx, "quit", nil, nil)
+}
+
+// startPeer starts the peer of a VM that runs.
+func (s setup) startPeer(p *pair, r rivals, v *vm, ours int) error {
+	pid, err := childOf(ours, "qemu-system-")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	peer, err := r.peer(v.socket).run()
-	if err != nil {
-		return nil, fmt.Errorf("QEMU by hand: %w", err)
+	if p.recipe, err = readRecipe(pid); err != nil {
+		return err
 	}
-	defer peer.end()
-	if err := h.await(peerAddress); err != nil {
-		return nil, fmt.Errorf("QEMU by hand: %w", err)
-	}
-	mine, theirs, err := h.inTurn(func(who string) (float64, error) { return h.sent(who) })
-	if err != nil {
-		return nil, err
-	}
-	number, err := version(r.argv[0])
-	if err != nil {
-		return nil, err
-	}
-	line := func(what string, q float64) measurement {
-		ours, bare := quantile(mine, q), quantile(theirs, q)
-		return measurement{
-			what: fmt.Sprintf("throughput of a tap, guest to host, %s of %d", what, transferRounds), ours: ours, peer: bare, show: showRate,
-			peerName: "QEMU " + number + " by hand on the same bridge",
+	theirs := p.recipe.peer(v.socket)
+	if r.peer != nil {
+		end, err := r.peer(ours, theirs)
+		if err != nil {
+			return err
 		}
+		p.ends = append(p.ends, end)
 	}
-	half := line("median", 0.5)
-	half.bound = ratioAtLeast(half.ours, half.peer, throughputRatioLimit)
-	return []measurement{half, line("most", 1)}, nil
+	peer, err := theirs.run()
+	if err != nil {
+		return fmt.Errorf("QEMU by hand: %w", err)
+	}
+	p.ends = append(p.ends, peer.end)
+	if err := p.await(peerAddress); err != nil {
+		return fmt.Errorf("QEMU by hand: %w", err)
+	}
+	return nil
 }
 
 // ip makes changes to network interfaces.
@@ -236,11 +311,22 @@ func (h *hand) sent(who string) (float64, error) {
 	return float64(n) / 1e6 / time.Since(started).Seconds(), nil
 }
 
+// carriesOut has a guest carry out a line of shell, and returns how long it took,
+// with what it takes to ask for the next.
+func (h *hand) carriesOut(who, what string) (time.Duration, error) {
+	if err := h.order(who, what); err != nil {
+		return 0, err
+	}
+	started := time.Now()
+	err := h.await(who)
+	return time.Since(started), err
+}
+
 // inTurn measures both guests. The first round of each does not count.
-func (h *hand) inTurn(rate func(who string) (float64, error)) (ours, peers []float64, err error) {
+func inTurn(rounds int, rate func(who string) (float64, error)) (ours, peers []float64, err error) {
 	both := []string{ourAddress, peerAddress}
 	rates := map[string][]float64{}
-	for n := range transferRounds + 1 {
+	for n := range rounds + 1 {
 		for _, who := range both {
 			r, err := rate(who)
 			if err != nil {

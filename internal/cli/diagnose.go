@@ -152,15 +152,15 @@ func printReport(w *os.File, r *diagnose.Report, named bool) error {
 		p.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	}
 	p.table(r, named)
+	if r.Comparison != nil {
+		p.comparison(r.Comparison)
+	}
 	for i := range r.Findings {
 		p.WriteString("\n")
 		p.finding(&r.Findings[i])
 	}
 	if len(r.Findings) == 0 {
 		p.WriteString("\nnothing was found\n")
-	}
-	if r.Comparison != nil {
-		p.comparison(r.Comparison)
 	}
 	if len(r.Partial) > 0 {
 		p.WriteString("\nNot known, since it could not be read:\n")

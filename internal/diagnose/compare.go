@@ -82,7 +82,9 @@ func compared() []comparedFact {
 			}
 			return words(out)
 		}, []Code{"runner-override-lost"}},
-		{"the unit loads", func(_ *Host, vm *VM) string { return words(ids(vm.Credentials)) }, []Code{"credential-name-mismatch", "secret-missing", "secret-too-open"}},
+		{"the unit loads", func(_ *Host, vm *VM) string { return words(ids(vm.Credentials)) }, []Code{"credential-name-mismatch"}},
+		{"their sources", sources, []Code{"secret-missing", "secret-too-open", "secret-newer", "secret-after-unit"}},
+		{"secrets in the open", exposed, []Code{"secret-in-argv", "secret-in-store", "secret-in-oem-strings"}},
 		{"the unit starts", func(_ *Host, vm *VM) string {
 			switch {
 			case vm.Unit == nil:
@@ -105,6 +107,28 @@ func compared() []comparedFact {
 			}
 			return words(out)
 		}, []Code{"execstart-shadowed"}},
+		{"its links", func(_ *Host, vm *VM) string {
+			var out []string
+			for _, k := range []Link{vm.Current, vm.Booted} {
+				if k.Dangling {
+					out = append(out, path.Base(k.Path)+" leads to nothing")
+				}
+			}
+			for _, k := range vm.Unrooted {
+				out = append(out, "nothing keeps "+path.Base(k.Path))
+			}
+			if out == nil {
+				return "whole"
+			}
+			return words(out)
+		}, []Code{"link-dangling", "gc-root-lost"}},
+		{"files that git does not know", func(_ *Host, vm *VM) string { return count(len(vm.Untracked), "file", "files") }, []Code{"source-untracked"}},
+		{"options without effect", func(h *Host, vm *VM) string {
+			if f := optionIgnored(h, vm); f != nil {
+				return count(len(f.Evidence), "option", "options")
+			}
+			return "none"
+		}, []Code{"option-ignored"}},
 		{"a switch restarts it", func(_ *Host, vm *VM) string {
 			wanted, _ := vm.wantsRestart()
 			return yes(wanted && !strings.Contains(vm.Name, "."))
@@ -128,6 +152,35 @@ func compared() []comparedFact {
 			return yes(vm.Process != nil)
 		}, []Code{"running-not-booted"}},
 	}
+}
+
+// sources says how it stands with the sources of a VM's credentials.
+func sources(h *Host, vm *VM) string {
+	var out []string
+	for _, rule := range []struct {
+		of   func(*Host, *VM) *Finding
+		what string
+	}{{secretMissing, "missing"}, {secretTooOpen, "open to others"}, {secretNewer, "newer than the VM that runs"}, {secretAfterUnit, "made by a unit that it does not wait for"}} {
+		if rule.of(h, vm) != nil {
+			out = append(out, rule.what)
+		}
+	}
+	if out == nil {
+		return "in order"
+	}
+	return words(out)
+}
+
+// exposed names the secrets that lie open, by where they do.
+func exposed(_ *Host, vm *VM) string {
+	var out []string
+	for _, k := range vm.Leaks {
+		where := map[LeakKind]string{InArgv: "the command line", InStore: "the store", InOEMStrings: "OEM strings"}[k.Kind]
+		if what := k.Name + " in " + where; !slices.Contains(out, what) {
+			out = append(out, what)
+		}
+	}
+	return words(out)
 }
 
 // evaluatedBy says who evaluates and installs a VM's runner.

@@ -63,10 +63,11 @@ func startByAmpoule(h *Host, vm *VM) []string {
 		adopt += " --credential " + quote(c.ID+":"+source)
 	}
 	out := []string{
-		"mkdir -p " + quote(h.at(adoptedDir)),
+		"install -d -m 0755 " + quote(h.at(path.Dir(adoptedDir))) + " " + quote(h.at(adoptedDir)),
 		"rm -f " + quote(h.at(file)),
 		adopt + " -o " + quote(h.at(file)),
 		h.Program + " plan " + quote(h.at(file)) + " --json > " + quote(h.at(frozen)),
+		"chmod 0644 " + quote(h.at(file)) + " " + quote(h.at(frozen)),
 	}
 	own := "ampoule/vm/" + vm.Name
 	out = append(out, dropIn(h, vm, "50-ampoule.conf",

@@ -361,13 +361,23 @@ func (l *looker) rootUnits() {
 		u := l.units.find(name)
 		user, _ := u.last("Service", "User")
 		asRoot := user.Value == "" || user.Value == "root" || user.Value == "0"
+		var found *Evidence
 		for _, key := range []string{"ExecStartPre", "ExecStart", "ExecStartPost", "ExecStop", "ExecStopPost"} {
 			for _, e := range u.values("Service", key) {
 				_, forced := program(e.Value)
-				if (asRoot || forced) && strings.Contains(e.Value, inside) {
-					h.RootUnits = append(h.RootUnits, at(e, key+"= is executed as root, from the VM's directory"))
+				if !(asRoot || forced) || !strings.Contains(e.Value, inside) {
+					continue
+				}
+				if found == nil {
+					first := at(e, "root executes what is in the VM's directory by "+key+"=")
+					found = &first
+				} else if !strings.Contains(found.What, key+"=") {
+					found.What += ", " + key + "="
 				}
 			}
+		}
+		if found != nil {
+			h.RootUnits = append(h.RootUnits, *found)
 		}
 	}
 }

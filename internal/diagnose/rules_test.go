@@ -189,6 +189,15 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestEveryCauseIsExplained: each cause of a VM rests on a fact that is compared.
+func TestEveryCauseIsExplained(t *testing.T) {
+	for _, row := range Codes() {
+		if row.vm != nil && !slices.ContainsFunc(compared(), func(f comparedFact) bool { return slices.Contains(f.explains, row.Code) }) {
+			t.Errorf("no fact explains %s", row.Code)
+		}
+	}
+}
+
 // TestCureOfATree: of a host whose files lie elsewhere, commands go to these, and what
 // only the host can execute is a comment.
 func TestCureOfATree(t *testing.T) {

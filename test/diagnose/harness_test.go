@@ -6,10 +6,10 @@ package diagnose
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ampoule-vm/ampoule/internal/testkit/nixhost"
 )
@@ -39,10 +40,6 @@ func TestMain(m *testing.M) {
 		err = cmd.Run()
 	}
 	code := 1
-	if err == nil && exec.Command(program, "help", "diagnose").Run() != nil {
-		fmt.Println("SKIP: this program explains nothing yet")
-		code, err = 0, errors.New("no command")
-	}
 	if err == nil {
 		code = m.Run()
 	}
@@ -77,14 +74,17 @@ type finding struct {
 	Cure  []string `json:"cure"`
 }
 
+// partial is what the program says that it does not know.
+type partial struct {
+	Path    string `json:"path"`
+	Why     string `json:"why"`
+	Unknown string `json:"unknown"`
+}
+
 type report struct {
 	Findings []finding `json:"findings"`
-	Partial  []struct {
-		Path    string `json:"path"`
-		Why     string `json:"why"`
-		Unknown string `json:"unknown"`
-	} `json:"partial"`
-	VMs []struct {
+	Partial  []partial `json:"partial"`
+	VMs      []struct {
 		Name      string  `json:"name"`
 		Declared  *string `json:"declared"`
 		Installed *string `json:"installed"`
@@ -102,7 +102,9 @@ const (
 // run runs the program, as root or as a user who owns nothing.
 func run(t *testing.T, nobody bool, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	cmd := exec.Command(program, append([]string{"diagnose"}, args...)...)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a program that hangs
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, append([]string{"diagnose"}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.Dir = "/"
@@ -115,6 +117,9 @@ func run(t *testing.T, nobody bool, args ...string) (code int, stdout, stderr st
 	}
 	if code = cmd.ProcessState.ExitCode(); code != nothing && code != warnings && code != failures || strings.Contains(errs.String(), "panic") {
 		t.Fatalf("exit code %d\n%s%s", code, out.String(), errs.String())
+	}
+	if strings.Contains(out.String()+errs.String(), "hunter2") {
+		t.Errorf("a secret is repeated:\n%s%s", out.String(), errs.String())
 	}
 	return code, out.String(), errs.String()
 }
@@ -154,9 +159,6 @@ func decode(t *testing.T, code int, stdout, stderr string) report {
 		if p.Path == "" || p.Why == "" || p.Unknown == "" {
 			t.Errorf("what is not known is not explained: %+v", p)
 		}
-	}
-	if strings.Contains(stdout+stderr, "hunter2") {
-		t.Errorf("a secret is repeated:\n%s%s", stdout, stderr)
 	}
 	return r
 }

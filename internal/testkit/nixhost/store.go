@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -50,11 +51,14 @@ type store struct {
 	h     *Host
 	paths map[string]*storePath
 	order []string
+	known map[[32]byte]string // by name and content
 	fixed map[string][]string // hashes that are given, by name
+	// packages are the stand-ins, by their names.
+	packages map[string]string
 }
 
 func newStore(h *Host) *store {
-	return &store{h: h, paths: map[string]*storePath{}, fixed: map[string][]string{}}
+	return &store{h: h, paths: map[string]*storePath{}, known: map[[32]byte]string{}, packages: map[string]string{}, fixed: map[string][]string{}}
 }
 
 // Fix has the next new path of a name take a given hash, of 32 characters: one that a
@@ -68,12 +72,10 @@ func (h *Host) Store(name string, files Files) string {
 	s := h.store
 	nar := archive(files)
 	sum := sha256.Sum256(append([]byte(name+"\x00"), nar...))
-	hash := base32(sum[:20])
-	for path, p := range s.paths {
-		if strings.HasSuffix(path, "-"+name) && p.hash == sha256.Sum256(nar) {
-			return path
-		}
+	if path, ok := s.known[sum]; ok {
+		return path
 	}
+	hash := base32(sum[:20])
 	if given := s.fixed[name]; len(given) > 0 {
 		hash, s.fixed[name] = given[0], given[1:]
 	}
@@ -86,7 +88,7 @@ func (h *Host) Store(name string, files Files) string {
 			}
 		}
 	}
-	s.paths[path] = p
+	s.paths[path], s.known[sum] = p, path
 	s.order = append(s.order, path)
 	h.writeStore(path, files)
 	return path
@@ -134,6 +136,7 @@ func (h *Host) Collect(path string) {
 	h.t.Helper()
 	h.Remove(path)
 	delete(h.store.paths, path)
+	maps.DeleteFunc(h.store.known, func(_ [32]byte, p string) bool { return p == path })
 	h.store.order = slices.DeleteFunc(h.store.order, func(p string) bool { return p == path })
 	for _, p := range h.store.paths {
 		p.references = slices.DeleteFunc(p.references, func(r string) bool { return r == path })
@@ -155,11 +158,17 @@ func (h *Host) Edit(path, old, replacement string) {
 // Package is a store path that stands for a package, with a program if one is named.
 func (h *Host) Package(name string, programs ...string) string {
 	h.t.Helper()
+	id := strings.Join(append([]string{name}, programs...), " ")
+	if path := h.store.packages[id]; path != "" {
+		return path
+	}
 	files := Files{"nix-support/propagated-build-inputs": Text(name + "\n")}
 	for _, p := range programs {
 		files[p] = Program("\x7fELF\x02\x01\x01 a stand-in for " + filepath.Base(p) + " of " + name + "\n")
 	}
-	return h.Store(name, files)
+	path := h.Store(name, files)
+	h.store.packages[id] = path
+	return path
 }
 
 func (h *Host) bash() string { return h.Package("bash-interactive-5.3p3", "bin/bash") + "/bin/bash" }

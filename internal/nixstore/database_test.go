@@ -31,7 +31,7 @@ func place(t *testing.T, files map[string][]byte) *Tree {
 	return tree
 }
 
-func testdata(t testing.TB, name string) []byte {
+func testdata(t *testing.T, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
@@ -191,10 +191,4 @@ func touch(t *testing.T, data, log []byte) {
 			t.Error("an error without words")
 		}
 	}
-}
-
-func FuzzDatabase(f *testing.F) {
-	f.Add(testdata(f, "plain.sqlite"), []byte{})
-	f.Add(testdata(f, "wal.sqlite"), testdata(f, "wal.sqlite-wal"))
-	f.Fuzz(func(t *testing.T, data, log []byte) { touch(t, data, log) })
 }

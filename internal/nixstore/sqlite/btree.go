@@ -308,12 +308,13 @@ func (db *DB) entry(n *node, i int, interior bool) (Record, error) {
 }
 
 // maxPayload bounds a row; the largest of Nix's have some kilobytes.
-const maxPayload = 64 << 20
+const maxPayload = 1 << 20
 
 // payload returns a row's bytes: those in the cell, at most local, and those in the
 // pages that they flow over to.
 func (db *DB) payload(c []byte, size uint64, local int) ([]byte, error) {
-	if size > maxPayload {
+	// No row is larger than the database, whose pages it takes once each.
+	if size > maxPayload || size > uint64(db.pages)*uint64(db.pageSize) {
 		return nil, fmt.Errorf("%w: a row of %d bytes", ErrDamaged, size)
 	}
 	here := int(size)

@@ -172,6 +172,9 @@ func readPlan(s Streams, file, digest string) (*plan.Plan, error) {
 		if missing && filepath.Base(file) == rule.PlanName && strings.HasPrefix(file, credentialsRoot) {
 			return nil, noPlan(file)
 		}
+		if errors.Is(err, os.ErrPermission) {
+			return nil, fmt.Errorf("reading the plan: %w for uid %d; let it, or pass the plan by LoadCredential= and --plan=%%d/NAME", err, os.Geteuid())
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the plan: %w", err)
 		}

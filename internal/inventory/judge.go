@@ -35,6 +35,7 @@ const (
 const (
 	ByHand       = "by hand"
 	NotDeclared  = "no longer declared"
+	OthersUnit   = "unit of others"
 	FilesBroken  = "files have mistakes"
 	FilesChanged = "files changed"
 	OtherPlan    = "runs another plan"
@@ -207,7 +208,9 @@ func (f *facts) remark(vm *VM, u *systemd.Unit) {
 	}
 	masked := u != nil && u.LoadState == "masked" || f.declared != nil && f.declared.masked
 	add(vm.ByHand, ByHand)
-	add(!vm.Declared && u != nil, NotDeclared)
+	undeclared := !vm.Declared && u != nil
+	add(undeclared && (isOurs(u) || masked), NotDeclared)
+	add(undeclared && !isOurs(u) && !masked, OthersUnit)
 	add(masked && vm.State != Masked, UnitMasked)
 	add(vm.Running && u != nil && (refuses(u) || f.tells(emit.KeptWords)), FilesBroken)
 	add(vm.Running && !vm.ByHand && vm.Runs != "" && vm.Loaded != "" && vm.Runs != vm.Loaded && !f.merged(vm.Loaded), OtherPlan)

@@ -483,7 +483,7 @@ func Parse(data []byte) (*Plan, error) {
 		return nil, fmt.Errorf("not a plan; ampoule plan --json prints one")
 	}
 	if *head.Schema != Schema {
-		return nil, fmt.Errorf("the plan has schema %d and this version of Ampoule reads %d; run systemctl daemon-reload", *head.Schema, Schema)
+		return nil, fmt.Errorf("the plan has schema %d and this version of Ampoule reads %d; make it anew: run systemctl daemon-reload, or, for a plan in a file, ampoule plan --json", *head.Schema, Schema)
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()

@@ -135,7 +135,7 @@ func TestParse(t *testing.T) {
 		"trailing data":  {string(seed) + "{}", "not a plan"},
 		"trailing brace": {string(seed) + "}", "not a plan"},
 		"no schema":      {"{}", "not a plan"},
-		"older":          {`{"schema":0}`, "the plan has schema 0 and this version of Ampoule reads 1; run systemctl daemon-reload"},
+		"older":          {`{"schema":0}`, "the plan has schema 0 and this version of Ampoule reads 1; make it anew: run systemctl daemon-reload, or, for a plan in a file, ampoule plan --json"},
 		"newer":          {`{"schema":2,"more":[]}`, "the plan has schema 2"},
 		"unknown field":  {strings.Replace(string(seed), `"vcpu"`, `"vcpus"`, 1), `the plan is damaged: unknown field "vcpus"`},
 		"wrong type":     {strings.Replace(string(seed), `"vcpu":1`, `"vcpu":"s3cr3t"`, 1), "the plan is damaged: its JSON does not have the form of a plan"},

@@ -27,8 +27,8 @@ func (j *judge) disks() {
 	var seen []os.FileInfo
 	for _, d := range j.plan.VM.Disks {
 		if j.State == "" && !filepath.IsAbs(d.Path) {
-			j.fail(d.From, d.Path, "set HOME, XDG_STATE_HOME or STATE_DIRECTORY, or give an absolute path",
-				"the disk lies in the VM's state directory, and none of the variables that name it is set")
+			j.fail(d.From, d.Path, "in a unit, StateDirectory=ampoule/vm/"+j.plan.VM.Name+" or Environment=STATE_DIRECTORY=…; by hand, HOME, XDG_STATE_HOME or STATE_DIRECTORY; or give an absolute path",
+				"the disk lies in the VM's state directory, and nothing says where that is")
 			seen = append(seen, nil)
 			continue
 		}

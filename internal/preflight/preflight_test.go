@@ -118,7 +118,7 @@ func TestJudgeRefuses(t *testing.T) {
 		"f:3: Disk=q: a qcow2 disk is created with qemu-img, which is in no directory of $PATH": func(w *world) {
 			w.plan.VM.Disks = []plan.Disk{{Path: "q", Format: "qcow2", Size: 1 << 20, From: "Disk[0]"}}
 		},
-		"f:3: Disk=q: the disk lies in the VM's state directory, and none of the variables that name it is set": func(w *world) {
+		"f:3: Disk=q: the disk lies in the VM's state directory, and nothing says where that is": func(w *world) {
 			w.state, w.plan.VM.Disks = "", []plan.Disk{{Path: "q", Format: "raw", Size: 1 << 20, From: "Disk[0]"}}
 		},
 		"f:1: Runner=/nowhere/r: no such file": func(w *world) { w.plan.VM.Runner = "/nowhere/r" },

@@ -60,7 +60,10 @@ func (r *runner) takePrivileged(ctx context.Context) (undo func(), problems diag
 		}
 	}
 	r.keepHanded()
-	if problems = append(problems, r.missing()...); !problems.HasErrors() {
+	if problems = append(problems, r.missing()...); !problems.HasErrors() && !r.byHand() {
+		problems = append(problems, r.unprepared()...)
+	}
+	if !problems.HasErrors() {
 		problems = append(problems, r.openExternal()...)
 	}
 	return undo, problems
@@ -113,10 +116,12 @@ func (r *runner) missing() diag.List {
 		}
 		problems.Add(r.about(h.From, fmt.Sprintf("nobody has opened %s for the VM", h.Name),
 			"the unit needs its ExecStartPre=+… unit prepare, NotifyAccess=exec or all, and FileDescriptorStoreMax= (systemctl cat "+
-				spec.UnitName(r.Plan.VM.Name)+" shows what a drop-in has changed)"))
+				spec.UnitName(r.Plan.VM.Name)+" shows what a drop-in has changed)"+orExternal))
 	}
 	return problems
 }
+
+const orExternal = "; or external, for what somebody else makes"
 
 // named are the files that were handed over under a name.
 func (r *runner) named(name string) []*os.File {

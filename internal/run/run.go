@@ -99,6 +99,7 @@ func Run(ctx context.Context, o Options) Outcome {
 		return failed("protecting the process: %v", err)
 	}
 	r.dirs = state.FindDirectories(o.Plan.VM.Name, o.Getenv)
+	r.inOthersUnit()
 	r.report = local{r}
 	if o.Control != "" {
 		above, err := connect(o.Control)
@@ -258,6 +259,7 @@ func (r *runner) prepare(ctx context.Context) (start, diag.List) {
 	answers, problems := preflight.Judge(ctx, r.Plan, r.Host, r.places())
 	r.judgeRunner(&problems)
 	r.judgeState(&problems)
+	r.judgeRuntime(&problems)
 	r.judgePrivileged(&problems)
 	r.judgePorts(&problems)
 	r.judgeShares(ctx, &problems)

@@ -178,8 +178,8 @@ func (g *guest) openControl(e *links) error {
 }
 
 // makesSocket reports whether the hypervisor makes its control socket itself.
-func (g *guest) makesSocket() bool {
-	for _, p := range g.Plan.VM.Command {
+func (r *runner) makesSocket() bool {
+	for _, p := range r.Plan.VM.Command {
 		if p.Ask == plan.AskControl {
 			return slices.ContainsFunc(p.Words, func(w string) bool { return strings.Contains(w, "{path}") })
 		}

@@ -54,7 +54,7 @@ const listStates = `States:
   broken            its files have mistakes; ampoule status NAME shows them
   not loaded        declared, and systemd has not been told: systemctl daemon-reload
 
-Behind a state may stand: by hand (ampoule run, not systemd), no longer declared (its file is gone), masked, ` +
+Behind a state may stand: by hand (ampoule run, not systemd), no longer declared (its file is gone), unit of others (that starts it by a plan), masked, ` +
 	`files have mistakes, files changed (daemon-reload is due), runs another plan (than its next start would), as UNIT (it runs under a unit of another name).`
 
 func listCommand(s Streams) *cobra.Command {

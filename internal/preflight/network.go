@@ -68,7 +68,7 @@ func InterfaceCure(err error) string {
 	case errors.As(err, &at) && at.Path == netdev.TunDevice && errors.Is(err, os.ErrNotExist):
 		return "modprobe tun; in a container, let it have the device"
 	case errors.As(err, &at) && at.Path == netdev.TunDevice && errors.Is(err, os.ErrPermission):
-		return "a unit with a DeviceAllow= of its own has to allow " + netdev.TunDevice + " too"
+		return "a unit with a DeviceAllow= of its own has to allow " + netdev.TunDevice + " too; and where root does not open it, everybody may (mode 0666)"
 	}
 	return ""
 }

@@ -51,7 +51,7 @@ func (f *Facts) mask() string {
 
 // undeclared is for a VM that runs in a unit whose files are gone.
 func (f *Facts) undeclared(j judge) {
-	if f.Unit != nil && f.Fragment == "" && f.Unit.LoadState == "loaded" && f.Unit.Name != unitOf(f.Name) {
+	if f.Unit != nil && f.Fragment == "" && f.Unit.LoadState == "loaded" {
 		j.unseen("no file declares it; " + f.Unit.Name + " runs it")
 		return
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/ampoule-vm/ampoule/internal/plan"
 	"github.com/ampoule-vm/ampoule/internal/preflight"
 	"github.com/ampoule-vm/ampoule/internal/spec"
+	"github.com/ampoule-vm/ampoule/internal/state"
 	"github.com/ampoule-vm/ampoule/internal/systemd"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
@@ -301,6 +302,9 @@ func (s *survey) processes(ctx context.Context, f *Facts) {
 		if f.Plan == nil || !s.root {
 			held = ""
 		}
+		if f.Plan == nil && rec != nil { // in a unit that was not made for it
+			f.Plan = planOfRun(f.Run.Dir, rec.PlanDigest)
+		}
 		if f.Plan != nil && rec != nil { // it has its hypervisor
 			f.Lost = lostDevices(devices.Host(), f.Plan)
 			if rec.HypervisorPid != 0 {
@@ -347,6 +351,20 @@ func planIn(credentials string) *plan.Plan {
 	}
 	p, err := plan.Parse(data)
 	if err != nil {
+		return nil
+	}
+	return p
+}
+
+// planOfRun reads the plan that the run itself has left, if it is the one of that
+// digest.
+func planOfRun(dir, digest string) *plan.Plan {
+	text, err := state.ReadPlan(dir, plan.MaxBytes)
+	if err != nil {
+		return nil
+	}
+	p, err := plan.Parse(text)
+	if err != nil || p.Digest.VM != digest {
 		return nil
 	}
 	return p

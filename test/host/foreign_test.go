@@ -70,12 +70,15 @@ WorkingDirectory=/var/lib/microvms/%i
 // newForeignHost is a host whose units of VMs are somebody else's, with a VM web of
 // which the run script does nothing, and a tap lan0 that its unit makes.
 func newForeignHost(t *testing.T, version int) *host {
-	h := newHost(t, version, withNetworks(t)...)
+	// As udev has it: everybody may open it, and is then told what is whose.
+	tun := device(t, "0666", "10", "200")
+	h := newHost(t, version, append(withNetworks(t), "--bind="+tun+":/dev/net/tun")...)
 	h.sh("getent group kvm || groupadd --system kvm; useradd --system --gid kvm --home-dir /var/empty microvm")
 	for name, text := range othersUnits {
 		h.file("/etc/systemd/system/"+name+".service", text)
 	}
 	h.sh("mkdir -p /var/lib/microvms/web /var/lib/runner/bin; ln -s /var/lib/runner /var/lib/microvms/web/current; chown -hR microvm:kvm /var/lib/microvms")
+	h.file("/etc/systemd/system/microvm@web.service.d/overrides.conf", "[Service]\nX-RestartIfChanged=\nX-RestartIfChanged=true\n")
 	h.tapUp("user microvm vnet_hdr")
 	h.file("/var/lib/runner/bin/tap-down", "#!/bin/sh\nip link delete lan0\n")
 	h.file("/var/lib/runner/bin/microvm-run", "#!/bin/sh\nexit 1\n")
@@ -99,7 +102,7 @@ func ours(lines ...string) string {
 
 const (
 	foreignDropIn = "/etc/systemd/system/microvm@web.service.d/ampoule.conf"
-	makePlan      = "ampoule plan /etc/vm/web.microvm --json >/var/lib/microvms/web/plan.json; systemctl daemon-reload"
+	makePlan      = "ampoule plan /etc/vm/web.microvm --json >/var/lib/microvms/web/plan.json && systemctl daemon-reload"
 	foreignSays   = "journalctl -u microvm@web -o cat --no-pager"
 )
 
@@ -113,13 +116,13 @@ func TestForeignUnit(t *testing.T) {
 		h.file("/etc/secrets/key", secretValue)
 		h.file("/etc/secrets/web.sh", "agent address any 192.0.2.2/24\nagent ask 192.0.2.1:7000\n")
 		h.file("/etc/vm/web.microvm", vm("stay", "Network=tap:name=lan0,external", "Disk=data.raw:size=16M", "LoadCredential=API_KEY:/etc/secrets/key", "LoadCredential="+guest.ScriptName+":/etc/secrets/web.sh"))
-		h.file(foreignDropIn, ours("Type=notify", "KillMode=mixed", "RuntimeDirectory=ampoule/vm/%i", "Environment=STATE_DIRECTORY=/var/lib/microvms/%i",
+		h.file(foreignDropIn, ours("Type=notify", "RuntimeDirectory=ampoule/vm/%i", "Environment=STATE_DIRECTORY=/var/lib/microvms/%i",
 			"LoadCredential=API_KEY:/etc/secrets/key", "LoadCredential="+guest.ScriptName+":/etc/secrets/web.sh"))
 		h.sh(makePlan)
 		h.sh("systemd-analyze verify --man=no microvm@web.service", not("ampoule.conf"))
 
 		// What the host lacks is said at its line, and is not tried again.
-		const line = "/etc/vm/web.microvm:6: Network=tap:name=lan0: "
+		const line = "/etc/vm/web.microvm:7: Network=tap:name=lan0: "
 		h.sh("mv /var/lib/runner/bin/tap-up /root; systemctl start microvm@web", fails)
 		h.sh(foreignSays, says(line+"there is no interface lan0; whoever makes it has to before the VM starts", "nothing was started"), not("qemu"))
 		h.sh("systemctl show -P ExecMainStatus -P NRestarts microvm@web", says("2", "0"))
@@ -139,16 +142,18 @@ func TestForeignUnit(t *testing.T) {
 
 		// Everybody finds it.
 		h.sh("systemctl is-active microvm@web", prints("active"))
+		h.sh("{ sleep 3; } | timeout 20 ampoule console web", ends, says("AMPOULE-REPORT"))
 		h.sh("ampoule list --json", says(`"web"`, `"ready"`))
 		h.sh("ampoule list", says("web", "unit of others"), not("no longer declared"))
 		h.sh("ampoule status web", says("ready", "microvm@web.service", "API_KEY"))
-		h.sh("ampoule verify web", ends, says("interface lan0"))
+		h.sh("ampoule verify web", says("no file declares it; microvm@web.service runs it", "interface lan0"))
 		h.ip("link set lan0 down")
 		h.sh("ampoule verify web", fails, says("the interface lan0 is switched off", "cure: ip link set lan0 up"))
 		h.ip("link set lan0 up")
 
 		// It stops in order, and the interface is its maker's to remove.
-		h.sh("ampoule stop web", within(boots))
+		h.sh("ampoule stop web", fails, says("systemctl stop microvm@web.service"))
+		h.sh("systemctl stop microvm@web", within(boots))
 		h.sh(foreignSays+" | tail -n 20", says("the guest powered off"))
 		h.sh("systemctl is-active microvm@web; pgrep -a qemu; ls -A /run/ampoule/vm", ends, prints("inactive"))
 		h.eventually("ip link show lan0", fails)
@@ -168,18 +173,20 @@ func TestForeignUnitBare(t *testing.T) {
 		h.file("/etc/vm/web.microvm", vm("stay", "Network=tap:name=lan0,external", "Disk=data.raw:size=16M")+"Readiness=\nReadiness=started\n")
 		h.file(foreignDropIn, ours())
 		h.sh(makePlan+"; systemctl start microvm@web", ends)
-		h.eventually(foreignSays, says("/etc/vm/web.microvm:7: Disk=data.raw: the disk lies in the VM's state directory, and nothing says where that is; in a unit, StateDirectory=ampoule/vm/web",
+		h.eventually(foreignSays, says("/etc/vm/web.microvm:8: Disk=data.raw: the disk lies in the VM's state directory, and nothing says where that is; in a unit, StateDirectory=ampoule/vm/web",
 			"there is no runtime directory: ampoule status, list, console and stop do not find the VM", "RuntimeDirectory=ampoule/vm/web in [Service]"))
 		h.sh("chmod 600 /var/lib/microvms/web/plan.json; systemctl start microvm@web", ends)
 		h.eventually(foreignSays, says("reading the plan: ", "denied for uid "))
 		h.sh("chmod 644 /var/lib/microvms/web/plan.json")
 
 		// With neither directory it runs all the same, where all disks have a path.
-		h.sh("sed -i s,=data.raw,=/var/lib/microvms/web/data.raw, /etc/vm/web.microvm; " + makePlan + "; systemctl reset-failed; systemctl restart microvm@web")
+		h.sh("truncate -s 16M /var/lib/microvms/web/data.raw; chown microvm /var/lib/microvms/web/data.raw; sed -i s,=data.raw:size=16M,=/var/lib/microvms/web/data.raw, /etc/vm/web.microvm")
+		h.sh(makePlan + " && systemctl reset-failed && systemctl restart microvm@web")
 		h.eventually(foreignSays, says("started, guest not observed"))
-		h.sh("ampoule list", says("web"))
-		// systemd signals all of the unit: the guest is switched off, and it is said why.
-		h.sh("systemctl stop microvm@web")
-		h.sh(foreignSays+" | tail -n 5", says("KillMode=mixed"))
+		h.sh("ampoule list 2>&1", says("no VMs"))
+		// systemd signals all of the unit, and only ampoule heeds it.
+		h.eventually(foreignSays, within(boots), says(ready))
+		h.sh("systemctl stop microvm@web", within(boots))
+		h.sh(foreignSays+" | tail -n 5", says("the guest powered off"))
 	})
 }

@@ -12,6 +12,7 @@
 package adopt
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -102,7 +103,7 @@ func Adopt(r *microvmnix.Runner, o Options) (*Draft, diag.List) {
 		return d, nil // said when it was read
 	}
 	d.file = r.Script.File
-	d.Hypervisor = r.Script.Hypervisor()
+	d.Hypervisor = cmp.Or(r.Script.Hypervisor(), r.Hypervisor) // a program may have a name of its own
 	s := &sheet{runner: r, file: d.file, problems: &problems, seen: map[string]int{}}
 	at := diag.Origin{File: d.file, Line: r.Script.Exec.Line}
 	switch d.Hypervisor {
@@ -126,6 +127,7 @@ func Adopt(r *microvmnix.Runner, o Options) (*Draft, diag.List) {
 	}
 	s.statements()
 	s.credentials(o)
+	s.needed(o)
 	d.settle(s)
 	d.Script = s.settings
 	if d.Name != "" {
@@ -282,6 +284,20 @@ func (d *Draft) Settle(problems diag.List) diag.List {
 	return slices.DeleteFunc(slices.Clone(problems), func(p diag.Problem) bool {
 		return slices.ContainsFunc(d.settled, func(w microvmnix.Word) bool { return w.Problem(d.file) == p })
 	})
+}
+
+// needed refuses options that have no effect.
+func (s *sheet) needed(o Options) {
+	for i, what := range o.Without {
+		one := Options{Without: []string{what}}
+		if !slices.ContainsFunc(s.settings, one.without) {
+			s.problems.Errorf(diag.Origin{File: "--without", Line: i + 1}, "", "", "accepted: a key that ampoule adopt --all shows, such as balloon.size or disk[1], or lines of the script that hold commands, such as 5-18",
+				"the runner has nothing that is called %s", what)
+		}
+	}
+	if o.Machine != "" && s.find("machine") == nil {
+		s.problems.Errorf(diag.Origin{File: "--machine", Line: 1}, "", "", "remove it", "the runner's hypervisor has no types of machines")
+	}
 }
 
 // settle finds these words.

@@ -1,6 +1,7 @@
 package adopt
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -241,6 +242,87 @@ func TestChangedValue(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestQuotedWords: with every word quoted, as older versions of nixpkgs do it, a
+// script comes to the same.
+func TestQuotedWords(t *testing.T) {
+	for _, name := range []string{"cloud-hypervisor-words", "cloud-hypervisor-everything", "qemu-words", "qemu-everything", "firecracker-volumes"} {
+		root := t.TempDir()
+		dir := nixrunner.Write(t, root, name)
+		before := adopt(t, nixrunner.FS(root), strings.TrimPrefix(dir, "/"), Options{}).String()
+		runner, _ := microvmnix.ReadRunner(nixrunner.FS(root), dir)
+		script := filepath.Join(root, nixrunner.Paths(t, name)["bin/microvm-run"])
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		fmt.Fprintf(&b, "exec -a \"%s\" %s", runner.Script.Exec.Name, runner.Script.Exec.Program.Text)
+		for _, w := range runner.Script.Exec.Args {
+			b.WriteString(" '" + strings.ReplaceAll(w.Text, "'", `'\''`) + "'")
+		}
+		lines := strings.Split(string(text), "\n")
+		lines[runner.Script.Exec.Line-1] = b.String() + " ${runtime_args:-}"
+		if err := errors.Join(os.Chmod(script, 0o755), os.WriteFile(script, []byte(strings.Join(lines, "\n")), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(before, adopt(t, nixrunner.FS(root), strings.TrimPrefix(dir, "/"), Options{}).String()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// TestOlderRunner: of 2024, when there was no note of the hypervisor, no runtime_args
+// and no serial number, and the vsock had one number.
+func TestOlderRunner(t *testing.T) {
+	tree := handmade("#! /nix/store/b-bash/bin/bash -e\n\nrm -f 'old.sock'\n\n# Ensure notify sockets are removed\nrm -f notify.vsock notify.vsock_8888\n\n" +
+		"if [ -n \"$NOTIFY_SOCKET\" ]; then\n  /nix/store/s-socat/bin/socat UNIX-LISTEN:notify.vsock_8888,fork UNIX-SENDTO:$NOTIFY_SOCKET &\nfi\n\n" +
+		"PATH=$PATH:/nix/store/c-coreutils/bin\nif [ ! -e 'var.img' ]; then\n  touch 'var.img'\n  # Mark NOCOW\n  chattr +C 'var.img' || true\n  fallocate -l256MiB 'var.img'\n  mkfs.ext4 'var.img'\nfi\n\n" +
+		"exec -a \"microvm@old\" '/nix/store/c/bin/cloud-hypervisor' '--cpus' 'boot=1' '--watchdog' '--console' 'null' '--serial' 'tty' '--kernel' '/nix/store/k/vmlinux' '--initramfs' '/nix/store/i/initrd' " +
+		"'--cmdline' 'console=ttyS0 reboot=t panic=-1' '--seccomp' 'true' '--memory' 'mergeable=on,shared=off,size=512M' '--platform' 'oem_strings=[io.systemd.credential:vmm.notify_socket=vsock-stream:2:8888]' " +
+		"'--vsock' 'cid=3,socket=notify.vsock' '--disk' 'path=/nix/store/d/store.squashfs,readonly=on' 'path=var.img' '--api-socket' 'old.sock' '--net' 'tap=vm-old,mac=02:00:00:00:00:01'\n")
+	r := adopt(t, tree, "nix/store/r", Options{})
+	if len(r.problems) > 0 {
+		t.Fatalf("%s", r)
+	}
+	for _, want := range []string{"Hypervisor=cloud-hypervisor", "VSockCID=3", "Readiness=guest", "Disk=/var/lib/microvms/old/var.img", "Network=tap:name=vm-old,mac=02:00:00:00:00:01"} {
+		if !strings.Contains(string(r.draft.Text), "\n"+want+"\n") {
+			t.Errorf("no line %s in\n%s", want, r.draft.Text)
+		}
+	}
+}
+
+// FuzzAdopt: whatever a script is, it comes to a file without mistakes of which no
+// word of the script is missing, or to an error; and no value is shown.
+func FuzzAdopt(f *testing.F) {
+	for _, name := range []string{"cloud-hypervisor-everything", "qemu-everything", "firecracker-minimal", "cloud-hypervisor-app-vm-01", "qemu-credential-files"} {
+		text, err := os.ReadFile(filepath.Join(nixrunner.Dir(f), name, "bin/microvm-run"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		runner, found := microvmnix.ReadRunner(handmade(text), "nix/store/r")
+		if runner == nil {
+			t.Fatal("no runner")
+		}
+		r := adoptRunner(t, runner, found, Options{})
+		if r.problems.HasErrors() {
+			return
+		}
+		for i, w := range runner.Script.Exec.Args {
+			if !slices.ContainsFunc(r.draft.Script, func(set Setting) bool { return slices.Contains(set.Words, i) }) {
+				t.Fatalf("no setting is of the word %q", w.Text)
+			}
+		}
+		for _, row := range r.rows {
+			if row.Verdict == Lost {
+				t.Fatalf("lost without an error: %+v", row)
+			}
+		}
+	})
 }
 
 // TestOtherHypervisors: refused as such, with the line.

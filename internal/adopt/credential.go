@@ -141,7 +141,11 @@ func (o Options) sources(problems *diag.List) (map[string]provenance, []string) 
 	}
 	keys := []string{"LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential"}
 	for _, unit := range o.Units {
-		for _, a := range unitfile.Parse(unit.File, "unit", unit.Text).Assignments {
+		parsed := unitfile.Parse(unit.File, "unit", unit.Text)
+		if bad := parsed.Fatal(); bad != nil {
+			problems.Errorf(bad.Origin, "", "", "a unit file that systemd takes", "systemd refuses the unit: %s", bad.Kind)
+		}
+		for _, a := range parsed.Assignments {
 			if a.Section != "Service" || !slices.Contains(keys, a.Key) {
 				continue
 			}

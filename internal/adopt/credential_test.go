@@ -97,8 +97,8 @@ func TestNoValueIsShown(t *testing.T) {
 	if !strings.Contains(string(r.draft.Text), "\nSetCredential=KEY:s3cret\n") || !strings.Contains(string(r.draft.Text), "\nSetCredential=BIN:s3cret\n") {
 		t.Errorf("by --public:\n%s", r.draft.Text)
 	}
-	r = adopt(t, cloud("", ""), "nix/store/r", Options{Public: []string{"KEY"}, Credentials: []string{"nothing"}})
-	if text := r.String(); !strings.Contains(text, "the script has no value of a credential KEY") || !strings.Contains(text, "--credential:1: not a credential with its source") {
+	r = adopt(t, cloud("", ""), "nix/store/r", Options{Public: []string{"KEY"}, Credentials: []string{"nothing"}, Machine: "q35", Without: []string{"serial", "balloon"}})
+	if text := r.String(); !strings.Contains(text, "--machine:1: the runner's hypervisor has no types") || !strings.Contains(text, "--without:2: the runner has nothing that is called balloon") || strings.Contains(text, "--without:1") || !strings.Contains(text, "the script has no value of a credential KEY") || !strings.Contains(text, "--credential:1: not a credential with its source") {
 		t.Errorf("of flags that are wrong:\n%s", text)
 	}
 	qemu := handmade("#!/bin/bash\nset -e\nexec /q/bin/qemu-system-x86_64 -name x -M q35 -m 512M -fw_cfg name=opt/io.systemd.credentials/KEY,string=s3cret -fw_cfg name=opt/x,string=y\n")

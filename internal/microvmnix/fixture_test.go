@@ -58,6 +58,47 @@ func TestFixtures(t *testing.T) {
 	}
 }
 
+// TestOlderFixtures: likewise of what versions since November 2023 generate.
+func TestOlderFixtures(t *testing.T) {
+	names := nixrunner.Older(t)
+	if len(names) < 39 {
+		t.Fatalf("only %d fixtures", len(names))
+	}
+	for _, name := range names {
+		t.Run(strings.TrimPrefix(name, "../older/"), func(t *testing.T) {
+			root := t.TempDir()
+			runner := nixrunner.Write(t, root, name)
+			r, problems := ReadRunner(nixrunner.FS(root), strings.TrimPrefix(runner, "/"))
+			for _, p := range problems {
+				t.Error(p.Error())
+			}
+			if r == nil || r.Script == nil || r.Script.Exec == nil {
+				t.Fatal("no runner, no script, or nothing that it executes")
+			}
+			configuration := filepath.Base(name)
+			if hypervisor := r.Script.Hypervisor(); hypervisor == "" || !strings.HasPrefix(configuration, hypervisor+"-") || r.Hypervisor != hypervisor {
+				t.Errorf("hypervisor %q, and the script's %q", r.Hypervisor, hypervisor)
+			}
+			want := Generated
+			if strings.HasSuffix(configuration, "-devices") { // has a preStart
+				want = Customised
+			}
+			if r.Script.Make != want {
+				t.Errorf("it is %s, not %s: %+v", r.Script.Make, want, r.Script.Edits)
+			}
+			volumes := 0
+			for _, s := range r.Script.Statements {
+				if s.Kind == MakeVolume && s.Volume != nil && s.Volume.Size > 0 {
+					volumes++
+				}
+			}
+			if devices := strings.HasSuffix(configuration, "-devices"); devices && (volumes != 2 || len(r.Taps) != 2) {
+				t.Errorf("%d volumes are made, taps %v", volumes, r.Taps)
+			}
+		})
+	}
+}
+
 // TestMakeOfFixtures: what the operator added is told from what microvm.nix writes.
 func TestMakeOfFixtures(t *testing.T) {
 	for _, name := range nixrunner.Names(t) {
@@ -120,6 +161,26 @@ func TestFixturesAreFresh(t *testing.T) {
 		}
 		if diff := cmp.Diff(contents(t, fresh), contents(t, committed)); diff != "" {
 			t.Errorf("%s is not what testdata/gen/generate makes:\n%s", committed, diff)
+		}
+	}
+}
+
+// TestOlderFixturesAreFresh: AMPOULE_TEST_MICROVM_NIX_OLDER is a directory with checkouts of
+// these versions.
+func TestOlderFixturesAreFresh(t *testing.T) {
+	older, lib := os.Getenv("AMPOULE_TEST_MICROVM_NIX_OLDER"), os.Getenv("AMPOULE_TEST_NIXPKGS_LIB")
+	if older == "" || lib == "" {
+		t.Skip("AMPOULE_TEST_MICROVM_NIX_OLDER and AMPOULE_TEST_NIXPKGS_LIB name no checkouts")
+	}
+	for _, version := range []string{"2025-05-28", "v0.4.1", "v0.5.0"} {
+		fresh := t.TempDir()
+		cmd := exec.Command("testdata/gen/generate", "older", fresh)
+		cmd.Env = append(os.Environ(), "MICROVM_NIX="+filepath.Join(older, version), "NIXPKGS_LIB="+lib)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", version, err, out)
+		}
+		if diff := cmp.Diff(contents(t, fresh), contents(t, filepath.Join("testdata/older", version))); diff != "" {
+			t.Errorf("testdata/older/%s is not what testdata/gen/generate makes:\n%s", version, diff)
 		}
 	}
 }

@@ -45,6 +45,13 @@ func TestEvaluated(t *testing.T) {
 		}
 		h.VM(name, change...)
 	}
+	// Nothing is wrong with those of older versions.
+	for _, name := range nixrunner.Older(t) {
+		h.VM(strings.NewReplacer("../older/", "", "/", "-", ".", "").Replace(name), nixhost.Evaluated(name), func(vm *nixhost.VM) {
+			vm.Hypervisor, vm.CID, vm.Taps = "", 0, nil
+			vm.StoreOnDisk = true
+		})
+	}
 	h.Switch()
 	slices.Sort(want)
 	r := diagnose(t, h.Finish())

@@ -46,7 +46,9 @@ func (h *Host) evaluatedRunner(vm *VM, top string) string {
 			if !strings.HasPrefix(known, "#!") {
 				e = Text(known)
 			}
-			placed[path] = h.Store(path[len(storeDir)+33:], Files{"": e})
+			// Scripts of older versions lie in a directory each.
+			name, below, _ := strings.Cut(path[len(storeDir)+33:], "/")
+			placed[path] = filepath.Join(h.Store(name, Files{below: e}), below)
 		}
 		return placed[path]
 	}

@@ -48,6 +48,22 @@ func Names(t testing.TB) []string {
 	return names
 }
 
+// Older lists those of older versions of microvm.nix, VERSION/HYPERVISOR-CONFIGURATION, by
+// names that the other functions take.
+func Older(t testing.TB) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(Dir(t), "../older/*/*/paths"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range found {
+		dir := filepath.Dir(f)
+		names = append(names, filepath.Join("../older", filepath.Base(filepath.Dir(dir)), filepath.Base(dir)))
+	}
+	return names
+}
+
 // Paths are the files of a fixture, with their paths in the store; "." is the runner.
 func Paths(t testing.TB, name string) map[string]string {
 	t.Helper()
@@ -80,6 +96,7 @@ func Write(t testing.TB, root, name string) string {
 		text, err := os.ReadFile(filepath.Join(source, file))
 		must(t, err)
 		target := filepath.Join(root, stored)
+		must(t, os.MkdirAll(filepath.Dir(target), 0o755))
 		must(t, os.WriteFile(target, text, 0o755))
 		must(t, os.Chmod(target, 0o555))
 		if strings.HasPrefix(file, "bin/") {

@@ -77,7 +77,8 @@ let
     path = ./nixpkgs;
     buildPackages = self;
     stdenv = rec {
-      hostPlatform = lib.systems.elaborate system;
+      inherit system;
+      hostPlatform = lib.systems.elaborate system // { linux-kernel.target = "bzImage"; };
       buildPlatform = hostPlatform;
       targetPlatform = hostPlatform;
     };
@@ -98,6 +99,12 @@ let
         #!${runtimeShell}
         ${text}
       '';
+    };
+    writeScriptBin = name: text: writeTextFile {
+      inherit name text;
+      executable = true;
+      destination = "/bin/${name}";
+      meta.mainProgram = name;
     };
     writeShellScriptBin = name: text: writeTextFile {
       inherit name;

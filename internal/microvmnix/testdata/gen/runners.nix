@@ -35,6 +35,11 @@ in
 rec {
   inherit lib pkgs guests hosts;
   runners = lib.mapAttrs (_: config: config.microvm.declaredRunner) guests;
+  # Those of an older version of microvm.nix.
+  olderFixtures = pkgs.runCommand "older-fixtures" { } ''
+    . ${./collect.sh}
+    ${lib.concatStrings (lib.mapAttrsToList (name: module: fixture name (guest "older" module).config) (import ./older.nix { inherit lib; }))}
+  '';
   runnerFixtures = pkgs.runCommand "runner-fixtures" { } ''
     . ${./collect.sh}
     ${lib.concatStrings (lib.mapAttrsToList fixture guests)}

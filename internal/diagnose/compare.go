@@ -187,7 +187,7 @@ func exposed(_ *Host, vm *VM) string {
 func evaluatedBy(_ *Host, vm *VM) string {
 	switch in := vm.Install; {
 	case in == nil && vm.Rooted:
-		return "the command microvm, from " + orUnknown(vm.Flake)
+		return "the command microvm, from " + orUnknown(shown(vm.Flake))
 	case in == nil:
 		return "not the current system"
 	case in.Flake != "" && in.Once != nil:

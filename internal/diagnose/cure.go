@@ -19,16 +19,16 @@ func (h *Host) run(command string) string {
 
 // restart is the command that starts a VM anew.
 func (h *Host) restart(vm *VM) string {
-	return h.run("systemctl restart microvm@" + vm.Name + ".service")
+	return h.run("systemctl restart " + quote("microvm@"+vm.Name+".service"))
 }
 
 // installs is the command that executes a VM's install unit.
 func (h *Host) installs(vm *VM) string {
-	return h.run("systemctl restart install-microvm-" + vm.Name + ".service")
+	return h.run("systemctl restart " + quote("install-microvm-"+vm.Name+".service"))
 }
 
 // updates is the command that builds and installs a VM imperatively.
-func (h *Host) updates(vm *VM) string { return h.run("microvm -u " + vm.Name) }
+func (h *Host) updates(vm *VM) string { return h.run("microvm -u " + quote(vm.Name)) }
 
 // dropIn are the commands that write a drop-in for a VM's unit which lasts until the
 // next boot: /etc/systemd/system is a link into the store on NixOS.

@@ -200,7 +200,9 @@ func FuzzTexts(f *testing.F) {
 		})
 		r := Judge(Look(l.tree, "/bin/ampoule"), nil)
 		for i := range r.Findings {
-			complete(t, &r.Findings[i])
+			if f := r.Findings[i]; f.Title == "" || len(f.Evidence) == 0 || len(f.Cure) == 0 {
+				t.Errorf("%+v", f)
+			}
 		}
 	})
 }

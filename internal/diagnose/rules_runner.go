@@ -290,7 +290,7 @@ func gcRootLost(h *Host, vm *VM) *Finding {
 	f := &Finding{
 		Title: "nothing keeps the runner behind " + path.Base(vm.Unrooted[0].Path) + " from being collected as garbage",
 		Cause: "VMs that a system declares are kept by that system alone, and it is gone from the generations; only the imperative command makes roots of its own.",
-		Cure:  []string{"mkdir -p " + h.at(microvmRoots)},
+		Cure:  []string{"mkdir -p " + quote(h.at(microvmRoots))},
 	}
 	for _, k := range vm.Unrooted {
 		f.Evidence = append(f.Evidence, Evidence{Path: k.Path, What: "leads to " + k.Target + ", to which no root leads"})
@@ -298,7 +298,7 @@ func gcRootLost(h *Host, vm *VM) *Finding {
 		if path.Base(k.Path) == "booted" {
 			name = "booted-" + name
 		}
-		f.Cure = append(f.Cure, "ln -sfn "+k.Path+" "+h.at(path.Join(microvmRoots, name)))
+		f.Cure = append(f.Cure, "ln -sfn "+quote(k.Path)+" "+quote(h.at(path.Join(microvmRoots, name))))
 	}
 	return f
 }

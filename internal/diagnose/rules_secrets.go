@@ -164,9 +164,9 @@ func secretMissing(h *Host, vm *VM) *Finding {
 		}
 		f.Evidence = append(f.Evidence, e)
 		if path.IsAbs(c.Source) {
-			f.Cure = append(f.Cure, "# put the value of "+c.ID+" there, readable by root alone:", "install -D -m 0400 /dev/stdin "+quote(h.at(c.Source)))
+			f.Cure = append(f.Cure, "# put the value of "+c.ID+" there, readable by root alone (type it, and end with Ctrl-D):", "install -D -m 0400 /dev/stdin "+quote(h.at(c.Source)))
 		} else {
-			f.Cure = append(f.Cure, "# put the value of "+c.ID+" there, readable by root alone:", "install -D -m 0400 /dev/stdin "+quote(h.at("/etc/credstore/"+c.ID)))
+			f.Cure = append(f.Cure, "# put the value of "+c.ID+" there, readable by root alone (type it, and end with Ctrl-D):", "install -D -m 0400 /dev/stdin "+quote(h.at("/etc/credstore/"+c.ID)))
 		}
 	}
 	if len(f.Evidence) == 0 {

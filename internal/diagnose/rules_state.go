@@ -5,6 +5,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/nixstore"
 )
 
@@ -15,14 +16,39 @@ func flakePinned(h *Host, vm *VM) *Finding {
 	}
 	return &Finding{
 		Title:    "its flake is a path in the store, so an update builds the same again",
-		Evidence: []Evidence{{Path: path.Join(vm.Dir, "flake"), Line: 1, What: vm.Flake}},
+		Evidence: []Evidence{{Path: path.Join(vm.Dir, "flake"), Line: 1, What: shown(vm.Flake)}},
 		Cause:    "The VM was installed from `flake = self` or the like without `updateFlake`; microvm.nix writes down the copy of the flake in the store, which never changes.",
 		Cure: []string{
 			"# in the configuration of the host: microvm.vms." + vm.Name + ".updateFlake = \"git+file:///etc/nixos\";",
 			"# or, for now, write where the flake really is (here /etc/nixos):",
-			"echo git+file:///etc/nixos > " + h.at(path.Join(vm.Dir, "flake")),
+			"echo git+file:///etc/nixos > " + quote(h.at(path.Join(vm.Dir, "flake"))),
 		},
 	}
+}
+
+// shown is a flake's address without what may be a password in it: the user's part of
+// a URL, and parameters that say no place.
+func shown(ref string) string {
+	address, query, has := strings.Cut(ref, "?")
+	if i := strings.Index(address, "://"); i >= 0 {
+		host, rest, slash := strings.Cut(address[i+3:], "/")
+		if at := strings.LastIndexByte(host, '@'); at >= 0 {
+			host = diag.Elided + host[at:]
+		}
+		if address = address[:i+3] + host; slash {
+			address += "/" + rest
+		}
+	}
+	if !has {
+		return address
+	}
+	fields := strings.Split(query, "&")
+	for i, f := range fields {
+		if key, _, ok := strings.Cut(f, "="); ok && key != "dir" && key != "ref" && key != "rev" {
+			fields[i] = key + "=" + diag.Elided
+		}
+	}
+	return address + "?" + strings.Join(fields, "&")
 }
 
 // differs reports whether the runner that is installed is another than the system
@@ -59,7 +85,7 @@ func (vm *VM) sign(h *Host) Evidence {
 	case vm.Install.Flake != "" && vm.Toplevel != "":
 		return Evidence{Path: path.Join(vm.Dir, "toplevel"), What: "of a VM that is declared by its configuration, and this one is by a flake"}
 	case vm.Install.Flake != "" && vm.FlakeThere && vm.Flake != vm.Install.Flake:
-		return Evidence{Path: path.Join(vm.Dir, "flake"), Line: 1, What: "says " + vm.Flake + ", and the system " + vm.Install.Flake}
+		return Evidence{Path: path.Join(vm.Dir, "flake"), Line: 1, What: "says " + shown(vm.Flake) + ", and the system " + shown(vm.Install.Flake)}
 	case vm.Install.Toplevel != "" && vm.Toplevel == path.Clean(vm.Install.Toplevel):
 		return Evidence{Path: path.Join(vm.Dir, "toplevel"), What: "is the declared one: the install unit has run, and current was changed since"}
 	case later(vm.Current.Made, h.Activated):
@@ -90,7 +116,7 @@ func targetInactive(h *Host, vm *VM) *Finding {
 	}
 	f := &Finding{
 		Cause: "microvms.target pulls in the install units. It was not started since this system was activated: it is not wanted, was stopped, or failed.",
-		Cure:  []string{h.run("systemctl start microvms.target"), h.run("systemctl start install-microvm-" + vm.Name + ".service")},
+		Cure:  []string{h.run("systemctl start microvms.target"), h.run("systemctl start " + quote("install-microvm-"+vm.Name+".service"))},
 	}
 	declared := Evidence{Path: vm.Install.Unit, What: "the system declares the VM"}
 	switch {
@@ -244,7 +270,7 @@ func vmRemoved(h *Host, vm *VM) *Finding {
 		Title:    "it was removed from the configuration, and is still there",
 		Evidence: []Evidence{{Path: vm.Current.Path, What: "leads to " + vm.Current.Target}, {Path: path.Join(h.UnitDir, "install-microvm-"+vm.Name+".service"), What: "is not there: the current system does not declare the VM"}},
 		Cause:    "Nothing removes the directory, the disks and the interfaces of a VM that the configuration no longer has.",
-		Cure:     []string{h.run("systemctl stop microvm@" + vm.Name + ".service"), "# its disks are in " + vm.Dir + "; keep what you need, then:", "# rm -r " + vm.Dir},
+		Cure:     []string{h.run("systemctl stop " + quote("microvm@"+vm.Name+".service")), "# its disks are in " + vm.Dir + "; keep what you need, then:", "# rm -r " + vm.Dir},
 	}
 	if vm.Process != nil {
 		f.Title += ", and runs"
@@ -264,7 +290,7 @@ func rootRunsReplaceable(h *Host) *Finding {
 		Title:    "root executes programs that another user may replace",
 		Evidence: append([]Evidence{}, h.RootUnits...),
 		Cause:    "microvm.nix gives the state directory and the VMs' directories to the user microvm, and its units execute what the link current in them leads to as root.",
-		Cure: []string{"# have root own the directories, where the VM's user need not write there:", "chown root: " + h.at(h.StateDir), "chmod 0755 " + h.at(h.StateDir),
+		Cure: []string{"# have root own the directories, where the VM's user need not write there:", "chown root: " + quote(h.at(h.StateDir)), "chmod 0755 " + quote(h.at(h.StateDir)),
 			"# a VM that Ampoule starts needs none of these units: docs/nixos.md"},
 	}
 	replaceable := false

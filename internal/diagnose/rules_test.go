@@ -3,6 +3,7 @@ package diagnose
 import (
 	"encoding/json"
 	"io/fs"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +116,11 @@ func complete(t *testing.T, f *Finding) {
 	if f.Title == "" || f.Cause == "" || len(f.Evidence) == 0 || len(f.Cure) == 0 || strings.Contains(f.Title, "\n") {
 		t.Errorf("not complete: %+v", f)
 	}
+	shell := exec.Command("sh", "-n")
+	shell.Stdin = strings.NewReader(strings.Join(f.Cure, "\n") + "\n")
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Errorf("%s: its cure is no shell: %v\n%s", f.Code, err, out)
+	}
 	for _, e := range f.Evidence {
 		if !strings.HasPrefix(e.Path, "/") || e.What == "" {
 			t.Errorf("%s: evidence without a path, or without what is there: %+v", f.Code, e)
@@ -186,6 +192,18 @@ func TestCompare(t *testing.T) {
 	}
 	if want := []string{"run script", "the runner reads"}; !slices.Equal(explains, want) {
 		t.Errorf("%q", explains)
+	}
+}
+
+// TestShown: an address of a flake is repeated without passwords.
+func TestShown(t *testing.T) {
+	for ref, want := range map[string]string{
+		"git+https://me:hunter2@example.org/a@b?ref=main&token=hunter2&dir=x": "git+https://…@example.org/a@b?ref=main&token=…&dir=x",
+		"https://hunter2@example.org":                                         "https://…@example.org", "github:a/b": "github:a/b", "/etc/nixos": "/etc/nixos", "git+file:///a@b": "git+file:///a@b", "": "",
+	} {
+		if got := shown(ref); got != want {
+			t.Errorf("%s: %s", ref, got)
+		}
 	}
 }
 

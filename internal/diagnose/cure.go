@@ -78,6 +78,8 @@ func startByAmpoule(h *Host, vm *VM) []string {
 		"StateDirectory="+own, "StateDirectoryMode=0700", "CacheDirectory="+own, "CacheDirectoryMode=0700",
 		"LimitCORE=0", "MemorySwapMax=0", "PrivateMounts=yes")...)
 	names := ids(vm.Credentials)
+	// The runner's hypervisor may be older than what Ampoule takes.
+	out = append(out, "# says what would keep it from starting; what the VM that runs now holds is no mistake:", h.run(h.Program+" check "+quote(file)))
 	return append(append(out, h.restart(vm), "# to make it last:"), configured(vm, names)...)
 }
 

@@ -87,7 +87,7 @@ func (a adoptable) adopt(t *testing.T, arguments ...string) []string {
 // TestAdoptedQEMU: a VM of microvm.nix, with the text that microvm.nix generates,
 // boots with its disks in their order, and with its credential.
 func TestAdoptedQEMU(t *testing.T) {
-	need.All(t, need.VM, need.Root, need.QEMU, need.Guest)
+	need.All(t, need.VM, need.VMAll, need.Root, need.QEMU, need.Guest)
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Fatal(err)

@@ -192,3 +192,27 @@ func TestByName(t *testing.T) {
 	}
 	awaitInterfaces(t, "tap7")
 }
+
+// TestExternal: what somebody else prepares root leaves as it is, beside what it makes.
+func TestExternal(t *testing.T) {
+	ownnet.Need(t)
+	ip(t, "tuntap add name lan0 mode tap user 12345", "link del lan0")
+	before, err := os.ReadFile("/sys/class/net/lan0/ifindex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := networkRequest(t, "web", "Network=tap:name=lan0,external", "Network=tap:vhost=no", "Device=pci:0000:01:00.0,external", "Share=/srv:a:socket=/run/absent")
+	files, problems := Prepare(t.Context(), r)
+	if len(problems) > 0 || !slices.Equal(namesOfFiles(files), []string{"ampoule.net1"}) {
+		t.Fatal(problems, namesOfFiles(files))
+	}
+	awaitInterfaces(t, "lan0", "vm1-web")
+	close(files)
+	if _, err := Release(r); err != nil {
+		t.Fatal(err)
+	}
+	awaitInterfaces(t, "lan0")
+	if after, err := os.ReadFile("/sys/class/net/lan0/ifindex"); err != nil || string(after) != string(before) {
+		t.Errorf("it was number %s, and is %s (%v)", before, after, err)
+	}
+}

@@ -114,8 +114,14 @@ func TestForeignUnit(t *testing.T) {
 		h := newForeignHost(t, version)
 		h.answers()
 		h.file("/etc/secrets/key", secretValue)
-		h.file("/etc/secrets/web.sh", "agent address any 192.0.2.2/24\nagent ask 192.0.2.1:7000\n")
-		h.file("/etc/vm/web.microvm", vm("stay", "Network=tap:name=lan0,external", "Disk=data.raw:size=16M", "LoadCredential=API_KEY:/etc/secrets/key", "LoadCredential="+guest.ScriptName+":/etc/secrets/web.sh"))
+		script, share := "agent address any 192.0.2.2/24\nagent ask 192.0.2.1:7000\n", ""
+		if h.systemd >= 257 { // which has virtiofsd
+			script += "mkdir -p /tmp/data; mount -t virtiofs data /tmp/data && cat /tmp/data/hello\n"
+			share = "Share=/srv/data:data:socket=/var/lib/microvms/web/data.sock"
+			h.file("/srv/data/hello", "hello from the host")
+		}
+		h.file("/etc/secrets/web.sh", script)
+		h.file("/etc/vm/web.microvm", vm("stay", "Network=tap:name=lan0,external", share, "Disk=data.raw:size=16M", "LoadCredential=API_KEY:/etc/secrets/key", "LoadCredential="+guest.ScriptName+":/etc/secrets/web.sh"))
 		h.file(foreignDropIn, ours("Type=notify", "RuntimeDirectory=ampoule/vm/%i", "Environment=STATE_DIRECTORY=/var/lib/microvms/%i",
 			"LoadCredential=API_KEY:/etc/secrets/key", "LoadCredential="+guest.ScriptName+":/etc/secrets/web.sh"))
 		h.sh(makePlan)
@@ -133,9 +139,23 @@ func TestForeignUnit(t *testing.T) {
 		h.tapUp("user microvm vnet_hdr")
 		h.sh("systemctl reset-failed; systemctl restart microvm-tap-interfaces@web")
 
+		if share != "" {
+			h.sh("systemctl start microvm@web", fails)
+			h.sh(foreignSays, says("/etc/vm/web.microvm:8: Share=/srv/data:data: there is no socket /var/lib/microvms/web/data.sock"))
+			serve := "rm -f /var/lib/microvms/web/data.sock; systemctl reset-failed; systemd-run --quiet --unit=serves /usr/libexec/virtiofsd --socket-path=/var/lib/microvms/web/data.sock --shared-dir=/srv/data --sandbox=chroot"
+			h.sh(serve)
+			h.eventually("test -S /var/lib/microvms/web/data.sock")
+			h.sh("systemctl start microvm@web", fails)
+			h.sh(foreignSays, says("/etc/vm/web.microvm:8: Share=/srv/data:data: uid ", "may not connect to /var/lib/microvms/web/data.sock"))
+			h.sh("systemctl stop serves; " + serve + " --socket-group=kvm")
+			h.eventually("test -S /var/lib/microvms/web/data.sock")
+		}
 		h.sh("systemctl start microvm@web", within(boots))
 		h.sh(foreignSays, reported(map[string]string{"API_KEY": secretValue}), says("disk vda 16777216 0"))
 		h.eventually(foreignSays, within(boots), said("to 192.0.2.2: host"))
+		if share != "" {
+			h.eventually(foreignSays, within(boots), said("hello from the host"))
+		}
 		h.sh("stat -c '%U %s' /var/lib/microvms/web/data.raw", prints("microvm 16777216"))
 		h.sh("grep -E '^(Uid|CapEff):' /proc/$(pgrep qemu-system)/status; cat /proc/$(pgrep qemu-system)/fdinfo/* | grep ^iff:", says("CapEff:\t0000000000000000", "iff:\tlan0"), not("Uid:\t0\t"))
 		h.sh("grep -c -e "+secretValue+" /proc/$(pgrep qemu-system)/cmdline /proc/$(pgrep qemu-system)/environ /var/lib/microvms/web/plan.json", ends, not(":1"))

@@ -10,12 +10,19 @@ import (
 // What services.ampoule makes is what Ampoule takes; a mistake ends the build, with its
 // line.
 func TestBuildOfService(t *testing.T) {
+	for name, w := range worlds() {
+		w.Ampoule = nixeval.Install(t)
+		t.Run(name, func(t *testing.T) { buildOfService(t, w) })
+	}
+}
+
+func buildOfService(t *testing.T, w nixeval.World) {
 	s := nixeval.NewStore(t)
 	const config = `{ ampouleModules, ... }: { imports = [ ampouleModules.nixosModules.ampoule ]; services.ampoule.enable = true; services.ampoule.vms.web = {
 		MicroVM = { Kernel = "/guest/vmlinuz"; Memory = "1G"; LoadCredential = [ "API_KEY:/run/secrets/web" "B:/run/b" ]; Balloon = true; };
 		Install.WantedBy = "multi-user.target"; Unit.Description = "The web"; `
 	const wanted = `e.pkgs.writeText "result" (toString e.host.config.environment.etc."ampoule/web.microvm".source)`
-	out, err := s.Build(t, nixeval.World{Ampoule: nixeval.Install(t)}, config+"}; }", wanted)
+	out, err := s.Build(t, w, config+"}; }", wanted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +43,7 @@ WantedBy=multi-user.target
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 
-	out, err = s.Build(t, nixeval.World{Ampoule: nixeval.Install(t)}, config+`Service.ExceStart = "x"; MicroVM.Memroy = "2G"; }; }`, wanted)
+	out, err = s.Build(t, w, config+`Service.ExceStart = "x"; MicroVM.Memroy = "2G"; }; }`, wanted)
 	for _, want := range []string{"./web.microvm:10: Memroy=2G: unknown key in [MicroVM]; did you mean Memory=?", "ExceStart="} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q, %v, want %s", out, err, want)
@@ -46,8 +53,15 @@ WantedBy=multi-user.target
 
 // The unit that the example makes of a file is one of Ampoule's.
 func TestBuildOfUnit(t *testing.T) {
+	for name, w := range worlds() {
+		w.Ampoule = nixeval.Install(t)
+		t.Run(name, func(t *testing.T) { buildOfUnit(t, w) })
+	}
+}
+
+func buildOfUnit(t *testing.T, w nixeval.World) {
 	s := nixeval.NewStore(t)
-	out, err := s.Build(t, nixeval.World{Ampoule: nixeval.Install(t)}, configuration("(examples + /unit.nix)", `_module.args.guest = "/guest";`), "builtins.head e.host.config.systemd.packages")
+	out, err := s.Build(t, w, configuration("(examples + /unit.nix)", `_module.args.guest = "/guest";`), "builtins.head e.host.config.systemd.packages")
 	if err != nil {
 		t.Fatal(err)
 	}

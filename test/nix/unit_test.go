@@ -160,8 +160,14 @@ TimeoutStopSec=5min
 
 // services.ampoule: files of /etc/ampoule, the generator, and what a switch does.
 func TestService(t *testing.T) {
+	for name, w := range worlds() {
+		t.Run(name, func(t *testing.T) { service(t, w) })
+	}
+}
+
+func service(t *testing.T, w nixeval.World) {
 	const base = `{ ampouleModules, examples, pkgs, ... }: { imports = [ ampouleModules.nixosModules.ampoule (examples + /services.nix) ]; _module.args.guest = "/guest"; `
-	got, err := nixeval.World{}.Host(t, base+"}", `{ etc = builtins.attrNames e.host.config.environment.etc; generators = e.host.config.systemd.generators; text = e.host.config.environment.etc."ampoule/web.microvm".source.drv.text or ""; }`)
+	got, err := w.Host(t, base+"}", `{ etc = builtins.attrNames e.host.config.environment.etc; generators = e.host.config.systemd.generators; text = e.host.config.environment.etc."ampoule/web.microvm".source.drv.text or ""; }`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +187,7 @@ func TestService(t *testing.T) {
 		t.Errorf("the unit is\n%s", unit)
 	}
 
-	got, err = nixeval.World{}.Host(t, base+`
+	got, err = w.Host(t, base+`
 services.ampoule.vms."a/b".MicroVM = { };
 services.ampoule.vms.c.MicroVM.LoadCredential =
   [ "A:/run/a" "KEY:${pkgs.writeText "key" "secret"}" ]; }`, "")

@@ -54,7 +54,7 @@ func (s Store) Read(t testing.TB, name string) string {
 func (s Store) Build(t testing.TB, w World, text, wanted string) ([]string, error) {
 	t.Helper()
 	_, expression := w.expression(t, text)
-	out, err := run(t, "nix-build", "--no-out-link", "--store", string(s), "--option", "sandbox", "true", "--option", "build-users-group", "",
+	out, err := run(t, "nix-build", "--no-out-link", "--store", string(s), "--option", "sandbox", "true", "--option", "sandbox-fallback", "false", "--option", "build-users-group", "",
 		"--option", "substitute", "false", "--option", "sandbox-paths", sandboxPaths(), "--expr", expression+"in "+wanted)
 	return strings.Fields(string(out)), err
 }

@@ -161,6 +161,29 @@ func TestExternal(t *testing.T) {
 	}
 }
 
+// TestWithoutElement: what is behind a disk or a network that is left out moves up.
+func TestWithoutElement(t *testing.T) {
+	for _, c := range []struct{ name, without, gone string }{
+		{"cloud-hypervisor-volumes", "disk[1]", "data.img"}, {"qemu-volumes", "disk[0]", "store-disk"}, {"firecracker-volumes", "disk[2]", "db.img"},
+		{"cloud-hypervisor-tap-multiqueue", "net[0]", "name=vm-web,"}, {"cloud-hypervisor-pci", "device[0]", "01:00.0"}, {"qemu-9p", "share[0]", "ro-store"},
+	} {
+		tree, dir := store(t, c.name)
+		before, r := adopt(t, tree, dir, Options{}), adopt(t, tree, dir, Options{Without: []string{c.without}})
+		lines := func(r result) (n int) { return strings.Count(string(r.draft.Text), "\n") }
+		if r.problems.HasErrors() || lines(r) >= lines(before) || !strings.Contains(string(before.draft.Text), c.gone) {
+			t.Errorf("%s without %s: %s", c.name, c.without, r)
+		}
+		for line := range strings.Lines(string(r.draft.Text)) {
+			if !strings.HasPrefix(line, "#") && strings.Contains(line, c.gone) {
+				t.Errorf("%s without %s: %s", c.name, c.without, line)
+			}
+		}
+		if !slices.ContainsFunc(r.rows, func(row Row) bool { return row.Verdict == LeftOut }) {
+			t.Errorf("%s: nothing was left out", c.name)
+		}
+	}
+}
+
 // TestNoWordIsLost: every word of every command line, and every value of
 // Firecracker's files, is behind a setting; and every setting is in the check.
 func TestNoWordIsLost(t *testing.T) {

@@ -58,7 +58,7 @@ func (d *Draft) Check(p *plan.Plan, broken map[int]bool) ([]Row, diag.List) {
 			rows, met[set.Key] = append(rows, row), true
 			continue
 		}
-		other := counterpart(set, plans, met)
+		other := counterpart(Setting{Key: d.place(set.Key), Value: set.Value}, plans, met)
 		if other != nil {
 			met[other.Key], row.Plan = true, other.Value
 		}
@@ -94,6 +94,25 @@ func (d *Draft) Check(p *plan.Plan, broken map[int]bool) ([]Row, diag.List) {
 		rows = append(rows, row)
 	}
 	return rows, problems
+}
+
+// inList takes a key of a list apart: disk, 1 and .path.
+var inList = regexp.MustCompile(`^(disk|net|share|device|port)\[(\d+)\](.*)$`)
+
+// place is the key that a setting of the script has in the plan: the elements that
+// the operator left out are not counted there.
+func (d *Draft) place(key string) string {
+	m := inList.FindStringSubmatch(key)
+	if m == nil {
+		return key
+	}
+	n := number(m[2])
+	for i := range n {
+		if d.options.without(Setting{Key: fmt.Sprintf("%s[%d]", m[1], i)}) {
+			n--
+		}
+	}
+	return fmt.Sprintf("%s[%d]%s", m[1], n, m[3])
 }
 
 // counterpart is the plan's setting for one of the script, nil where there is none.

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ampoule-vm/ampoule/internal/testkit/need"
 	"github.com/ampoule-vm/ampoule/internal/testkit/nixrunner"
 )
 
@@ -152,6 +154,26 @@ func TestUnitsAsEvaluated(t *testing.T) {
 			}
 			compare(t, got, want)
 		})
+	}
+}
+
+// TestSystemdReadsThem: systemd takes the units as they are evaluated, but for the one with
+// a second ExecStart=.
+func TestSystemdReadsThem(t *testing.T) {
+	need.All(t, need.Systemd)
+	for name, refused := range map[string]bool{"seed": false, "seed-hook": false, "seed-runner": false, "seed-second-runner": true} {
+		dir, err := filepath.Abs(filepath.Join("testdata/units", name, "system"))
+		ok(t, err)
+		cmd := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, "microvm@test-vm.service"))
+		cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
+		// Its exit code says nothing: the programs are not there.
+		out, _ := cmd.CombinedOutput()
+		if !strings.Contains(string(out), "microvm@test-vm.service") {
+			t.Errorf("%s: it says nothing of the unit: %s", name, out)
+		}
+		if got := strings.Contains(string(out), "has more than one ExecStart="); got != refused || got != strings.Contains(string(out), "bad unit file setting") {
+			t.Errorf("%s is refused: %v\n%s", name, got, out)
+		}
 	}
 }
 

@@ -210,6 +210,7 @@ func hostCases() []ruleCase {
 			h.Profile.Generations[0].Target, h.Profile.Generations[1].Target = systemA, systemB
 		}, "built-not-switched"},
 		{"tested", func(h *Host, _ *VM) { h.System = runnerB }, "running-not-in-profile"},
+		{"a specialisation", func(h *Host, _ *VM) { h.System, h.Specialisation = runnerB, "gaming" }, ""},
 		{"rolled back", func(h *Host, _ *VM) { h.Profile.Number, h.Profile.Target = 1, systemB }, "running-not-in-profile"},
 		{"not running", func(h *Host, _ *VM) { h.Profile.Number, h.Profile.Target, h.Running = 1, systemB, false }, ""},
 		{"old kernel", func(h *Host, _ *VM) { h.Stale = []Difference{{"kernel", "/a", "/b"}} }, "host-kernel-old"},

@@ -30,8 +30,10 @@ type Host struct {
 	// Stale are parts of the booted system that the current one has another of:
 	// kernel, initrd, kernel-modules.
 	Stale []Difference
-	// Profile is the system profile.
-	Profile nixstore.Profile
+	// Profile is the system profile. Specialisation: the current system is one of the
+	// profile's system's.
+	Profile        nixstore.Profile
+	Specialisation string
 	// UnitDir is where the units of the current system are, "" where there are none.
 	UnitDir string
 	// ProcessesKnown: there is a /proc.

@@ -70,7 +70,9 @@ func Look(tree *nixstore.Tree, program string) *Host {
 	defer l.db.Close()
 	processes := l.processes()
 	for _, name := range l.vmNames(processes) {
-		h.VMs = append(h.VMs, l.vm(name, processes))
+		if vm := l.vm(name, processes); !vm.generated() {
+			h.VMs = append(h.VMs, vm)
+		}
 	}
 	l.sources()
 	for _, vm := range h.VMs {
@@ -176,6 +178,12 @@ func (l *looker) system() {
 	}
 	if h.System == "" && !h.Running {
 		h.System = profile.Target
+	}
+	variants, _ := l.names(path.Join(profile.Target, "specialisation"), "which variants the system has")
+	for _, v := range variants {
+		if h.System != "" && l.storePath(path.Join(profile.Target, "specialisation", v)) == h.System {
+			h.Specialisation = v
+		}
 	}
 	for _, g := range profile.Of(h.System) {
 		if g.Made.After(h.Activated) {
@@ -351,6 +359,12 @@ func (l *looker) vmNames(processes map[string][]Process) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// generated reports whether a VM has nothing but a unit that a generator makes: it is
+// Ampoule's own, of which verify tells.
+func (vm *VM) generated() bool {
+	return vm.Unit != nil && strings.HasPrefix(vm.Unit.Fragment, "/run/systemd/generator") && vm.Install == nil && vm.DirInfo == nil && !vm.dirUnseen
 }
 
 // rootUnits looks for units that execute as root what lies in a VM's directory.

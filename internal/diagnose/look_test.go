@@ -101,6 +101,28 @@ func TestUnit(t *testing.T) {
 	}
 }
 
+// TestWhoseVMs: a unit that Ampoule's generator made is not microvm.nix's; a variant of
+// the profile's system is no other system.
+func TestWhoseVMs(t *testing.T) {
+	tree := treeOf(t, map[string]string{
+		"run/systemd/generator/microvm@ours.service": "[Service]\nExecStart=/usr/bin/ampoule run\n", "etc/systemd/system/microvm@ours.service.d/x.conf": "[Service]\nNice=1\n",
+		"etc/systemd/system/microvm@.service": "[Service]\nWorkingDirectory=/srv/vms/%i\n", "etc/systemd/system/microvm@theirs.service.d/x.conf": "[Service]\nNice=1\n", "srv/vms/other/flake": "github:a/b",
+		"nix/var/nix/profiles/system": "->system-3-link", "nix/var/nix/profiles/system-3-link": "->" + systemA, "run/current-system": "->" + systemB,
+		systemB[1:] + "/x": "", systemA[1:] + "/specialisation/small": "->" + systemB,
+	})
+	h := Look(tree, "/bin/ampoule")
+	var names []string
+	for _, vm := range h.VMs {
+		names = append(names, vm.Name)
+	}
+	if !slices.Equal(names, []string{"other", "theirs"}) || h.StateDir != "/srv/vms" || h.Specialisation != "small" || h.System != systemB || !h.Running {
+		t.Errorf("%q, %+v", names, h)
+	}
+	if f := runningNotInProfile(h); f != nil {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestSpecifiers(t *testing.T) {
 	for s, want := range map[string]string{"/a": "/a", "/x/%i": "/x/web", "%t/%n%%": "/run/microvm@web.service%", "%d/%q%": "/run/credentials/microvm@web.service/%q%"} {
 		if got := specifiers(s, "microvm@web.service"); got != want {

@@ -144,7 +144,7 @@ func targetInactive(h *Host, vm *VM) *Finding {
 
 func builtNotSwitched(h *Host) *Finding {
 	p := h.Profile
-	if !h.Running || h.System == "" || p.Target == "" || p.Target == h.System || p.Number == 0 || p.Number != p.Highest() || len(p.Of(h.System)) == 0 {
+	if !h.Running || h.System == "" || p.Target == "" || p.Target == h.System || h.Specialisation != "" || p.Number == 0 || p.Number != p.Highest() || len(p.Of(h.System)) == 0 {
 		return nil
 	}
 	return &Finding{
@@ -160,7 +160,7 @@ func builtNotSwitched(h *Host) *Finding {
 
 func runningNotInProfile(h *Host) *Finding {
 	p := h.Profile
-	if !h.Running || h.System == "" || p.Target == "" || p.Target == h.System || builtNotSwitched(h) != nil {
+	if !h.Running || h.System == "" || p.Target == "" || p.Target == h.System || h.Specialisation != "" || builtNotSwitched(h) != nil {
 		return nil
 	}
 	what := h.System + ", which is no generation of the profile"

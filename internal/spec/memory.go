@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ampoule-vm/ampoule/internal/layer"
@@ -60,7 +61,7 @@ func memoryRows() []Row {
 		{
 			Name: "Balloon", Form: "BOOLEAN", Default: "no", Words: []string{"yes", "no"}, Accepted: acceptedBoolean,
 			Help: "Gives the guest a balloon, by which ampoule memory takes memory from it while it runs, and gives it back. A guest that runs out of memory takes it back by itself, " +
-				"and one that has no use for some of it lets the host have that in the meantime. It does not go with HugePages=, of which a guest gives back only parts, too small for the host.",
+				"and one that has no use for some of it lets the host have that in the meantime. It does not go with HugePages=, of which a guest gives back only parts, too small for the host, nor with a PCI Device=, for which all of its memory stays with the guest.",
 			apply: setScalar(func(vm *VM) *Setting[bool] { return &vm.Balloon }, ParseBoolean),
 		},
 	}
@@ -135,6 +136,11 @@ func (r *reader) checkMemory() {
 	}
 	if vm.Balloon.Value && vm.HugePages.Value > 0 {
 		vm.Balloon.From.Errorf(r.problems, "remove one of them", "a guest gives back parts of huge pages (HugePages=%s%s), and the host gets none of them", FormatSize(vm.HugePages.Value), r.at("HugePages", vm.HugePages.From))
+	}
+	if i := slices.IndexFunc(vm.Devices, func(d Device) bool { return d.Bus == PCI }); vm.Balloon.Value && i >= 0 {
+		d := vm.Devices[i]
+		vm.Balloon.From.Errorf(r.problems, "remove one of them",
+			"all of the guest's memory stays with it, for its device reaches it at any time (Device=%s (%s)), and the host gets none of it", d, d.From.Origin)
 	}
 }
 

@@ -80,6 +80,7 @@ var parts = []part{
 	{"parsers", measureParsers},
 	{"generator", measureGenerators},
 	{"verify", measureVerify},
+	{"diagnose", measureDiagnose},
 	{"notify", measureNotify},
 }
 

@@ -67,3 +67,35 @@ func TestReferences(t *testing.T) {
 		t.Errorf("installed is %s, and not %s", got, runner)
 	}
 }
+
+// TestFill: what fills a store is in its directory by the names that the database has.
+func TestFill(t *testing.T) {
+	h := New(t)
+	h.VM("test-vm")
+	h.Switch()
+	root := h.Finish()
+	h.Fill(50, 3)
+	out, err := exec.Command("sqlite3", root+databaseFile, "select path from ValidPaths; select 'refs ' || count(*) from Refs r join ValidPaths p on p.id = r.referrer where p.path like '%-package-%'").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for path := range strings.Lines(string(out)) {
+		path = strings.TrimSpace(path)
+		if !strings.HasPrefix(path, "/") {
+			if path == "refs 0" {
+				t.Error("nothing refers to anything")
+			}
+			continue
+		}
+		if strings.Contains(path, "-package-") {
+			found++
+		}
+		if _, err := os.Lstat(root + path); err != nil {
+			t.Error(err)
+		}
+	}
+	if found != 50 {
+		t.Errorf("%d paths were filled in", found)
+	}
+}

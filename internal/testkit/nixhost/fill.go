@@ -26,7 +26,7 @@ func (h *Host) Fill(paths, scripts int) {
 create temp table n as with recursive r(i) as (select 0 union all select i+1 from r where i < %d) select i from r;
 create temp table base as select coalesce(max(id), 0) + 1 as id from ValidPaths;
 insert into ValidPaths select (select id from base) + i, %s, 'sha256:' || printf('%%064d', i), 1750000000 + i, null, 4096, 1, null, null from n;
-insert or ignore into Refs select (select id from base) + n.i, (select id from base) + (n.i * 7919 + k.i * 104729) %% n.i from n, (select i from n where i < 8) k where n.i > 0;
+insert or ignore into Refs select (select id from base) + n.i, (select id from base) + (n.i * 7919 + k.i * 104729) %% n.i from n, (select column1 as i from (values (0), (1), (2), (3), (4), (5), (6), (7))) k where n.i > 0;
 commit;`, paths-1, filler))
 	for i := range paths {
 		at := h.At(filepath.Join("/nix/store", fillerName(i)))

@@ -209,8 +209,9 @@ func (f *facts) remark(vm *VM, u *systemd.Unit) {
 	masked := u != nil && u.LoadState == "masked" || f.declared != nil && f.declared.masked
 	add(vm.ByHand, ByHand)
 	undeclared := !vm.Declared && u != nil
-	add(undeclared && (isOurs(u) || masked), NotDeclared)
-	add(undeclared && !isOurs(u) && !masked, OthersUnit)
+	ours := undeclared && (isOurs(u) || masked || refuses(u) || f.tells(emit.GoneWords))
+	add(undeclared && ours, NotDeclared)
+	add(undeclared && !ours, OthersUnit)
 	add(masked && vm.State != Masked, UnitMasked)
 	add(vm.Running && u != nil && (refuses(u) || f.tells(emit.KeptWords)), FilesBroken)
 	add(vm.Running && !vm.ByHand && vm.Runs != "" && vm.Loaded != "" && vm.Runs != vm.Loaded && !f.merged(vm.Loaded), OtherPlan)

@@ -71,7 +71,7 @@ func TestList(t *testing.T) {
 			listing := `sed -E 's/^(\S+) +/\1 (/; s/  .*/)/'`
 			h.sh("echo; ampoule list | "+listing, says(lines...))
 			h.sh("echo; setpriv --reuid=65534 --regid=65534 --clear-groups ampoule list | "+listing, says(lines...))
-			h.sh(`ampoule list | grep -E '^ready +ready +[-0-9T:]+Z +([0-9.]+ (Ki|Mi)?B|-) +-|^inactive +inactive +- +- +- +/etc/ampoule/inactive.microvm$'`, says("ready ", "inactive "))
+			h.sh(`ampoule list | grep -E '^ready +ready +[-0-9T:]+Z +([0-9.]+ (Ki|Mi)?B|-) +-|^inactive +inactive +- +- +- +- +/etc/ampoule/inactive.microvm$'`, says("ready ", "inactive "))
 			h.sh("ampoule list --json", says(`"state": "ready"`, `"status_text": "ready"`, `"reload_due": true`))
 
 			h.sh("ampoule status ready", says("ready: ready since", "microvm@ready.service", `active (running), "ready"`, "/etc/ampoule/ready.microvm"))

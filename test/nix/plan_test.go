@@ -3,6 +3,7 @@ package nix
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -105,5 +106,40 @@ func TestBuildRefuses(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// What the unit executes first makes the volumes that the guest's configuration wants, once,
+// and stops where another runner is installed than that of which the plan was made.
+func TestBeforeStart(t *testing.T) {
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip(err)
+	}
+	s := nixeval.NewStore(t)
+	config := configuration("", `microvm.vms.web.ampoule.enable = true; microvm.vms.web.config.microvm.volumes = [
+		{ image = "it's data.img"; size = 16; label = "some data"; fsType = "ext4"; autoCreate = true; mkfsExtraArgs = [ "-m" "0" ]; }
+		{ image = "own.img"; size = 16; label = null; fsType = "ext4"; autoCreate = false; mkfsExtraArgs = [ ]; } ];`)
+	const before = `toString (builtins.head e.host.config.systemd.services."microvm@web".serviceConfig.ExecStartPre)`
+	w := nixeval.World{Ampoule: nixeval.Install(t)}
+	out, err := s.Build(t, w, config, `e.pkgs.runCommand "state" { } "mkdir $out; cd $out; ln -s ${e.host.config.microvm.vms.web.config.config.microvm.declaredRunner} current; ${`+before+`}; echo x >>it\\'s\\ data.img; ${`+before+`}"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := s.Read(t, out[0]+"/it's data.img")
+	// The magic number and the label in the super block of ext4.
+	if len(image) != 16<<20+2 || image[0x438:0x43a] != "\x53\xef" || strings.TrimRight(image[0x478:0x488], "\x00") != "some data" {
+		t.Errorf("%d bytes, %q, %q", len(image), image[0x438:0x43a], image[0x478:0x488])
+	}
+	entries, err := os.ReadDir(s.Path(out[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 2 {
+		t.Errorf("%v", entries)
+	}
+
+	_, err = s.Build(t, w, config, `e.pkgs.runCommand "state" { } "mkdir $out; cd $out; ln -s /elsewhere current; ${`+before+`}"`)
+	if err == nil || !strings.Contains(err.Error(), "/var/lib/microvms/web/current leads to /elsewhere, and this system starts web from /nix/store/") {
+		t.Errorf("%v", err)
 	}
 }

@@ -16,7 +16,7 @@ let
             ". \"$commandPath\""
           ];
           passAsFile = [ "command" ] ++ environment.passAsFile or [ ];
-          PATH = "/usr/bin:/bin";
+          PATH = "/usr/bin:/bin:/usr/sbin:/sbin";
         }
       );
     in

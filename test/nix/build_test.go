@@ -77,3 +77,27 @@ func buildOfUnit(t *testing.T, w nixeval.World) {
 		}
 	}
 }
+
+// The example of a runner takes the installed runner as it is, with the credential of the
+// service, and ends where that cannot be started.
+func TestBuildOfRunner(t *testing.T) {
+	s := nixeval.NewStore(t)
+	w := nixeval.World{Ampoule: nixeval.Install(t)}
+	out, err := s.Build(t, w, configuration("(examples + /runner.nix)", `microvm.vms.test-vm.config.microvm.hypervisor = lib.mkForce "qemu";`), `e.pkgs.runCommand "tried" { } ''
+				mkdir "$out" state && cd state
+				ln -s ${e.host.config.microvm.vms.test-vm.config.config.microvm.declaredRunner} current
+				code=0
+				RUNTIME_DIRECTORY="$out" CREDENTIALS_DIRECTORY="$PWD" ${builtins.elemAt e.host.config.systemd.services."microvm@test-vm".serviceConfig.ExecStart 1} 2>"$out/said" || code=$?
+				echo "$code" >"$out/code"
+			''`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := s.Read(t, out[0]+"/test-vm.microvm"); !strings.Contains(text, "\nLoadCredential=API_KEY:/run/secrets/vars/test-vm-secrets/api-key\n") || !strings.Contains(text, "\nHypervisor=qemu\n") {
+		t.Errorf("the file is\n%s", text)
+	}
+	said := s.Read(t, out[0]+"/said")
+	if code := s.Read(t, out[0]+"/code"); code != "2\n" || !strings.Contains(said, "LoadCredential=API_KEY:") || !strings.Contains(said, "nothing was started") {
+		t.Errorf("it ended with %s\n%s", code, said)
+	}
+}

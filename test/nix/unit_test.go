@@ -228,3 +228,34 @@ func TestGuard(t *testing.T) {
 		})
 	}
 }
+
+// Guests that come from a flake, or evaluated, are started as those of the host's own
+// configuration are.
+func TestOtherGuests(t *testing.T) {
+	for name, w := range worlds() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := w.Host(t, configuration("", `
+				microvm.vms.model.config.microvm.credentialFiles.FILE = "/run/file";
+				microvm.vms.web.flake = { outPath = "/etc/vms"; nixosConfigurations.web = config.microvm.vms.model.config; };
+				microvm.vms.db.evaluatedConfig = config.microvm.vms.model.config;
+				microvm.vms.web.ampoule.credentials.KEY.source = "/run/secrets/web";
+				microvm.vms.db.ampoule.credentials.KEY.source = "/run/secrets/db";`), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "failed assertions", got.Failed, nil)
+			for _, vm := range []string{"web", "db"} {
+				unit := got.Units["microvm@"+vm]
+				for _, line := range []string{
+					"ExecStart=STORE-ampoule/bin/ampoule run --plan STORE-ampoule-" + vm + "/plan.json",
+					"LoadCredential=KEY:/run/secrets/" + vm, "LoadCredential=FILE:/run/file", "X-RestartIfChanged=false",
+				} {
+					if !strings.Contains(unit, "\n"+line+"\n") {
+						t.Errorf("there is no %q in\n%s", line, unit)
+					}
+				}
+			}
+		})
+	}
+}

@@ -28,7 +28,6 @@ const (
 type builder struct {
 	testing.TB
 	dir string
-	err error
 }
 
 func (b *builder) Helper()         {}

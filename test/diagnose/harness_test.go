@@ -148,6 +148,10 @@ func decode(t *testing.T, code int, stdout, stderr string) report {
 		default:
 			t.Errorf("%s: severity %q", f.Code, f.Severity)
 		}
+		// That systemd refuses a unit is an error of a cause that is a warning otherwise.
+		if !slices.Contains(severities[f.Severity], f.Code) && f.Code != "execstart-shadowed" {
+			t.Errorf("%s is no %s", f.Code, f.Severity)
+		}
 		if f.Title == "" || f.Cause == "" || len(f.Evidence) == 0 || len(f.Cure) == 0 || strings.Contains(f.Title, "\n") {
 			t.Errorf("%s is not explained: %+v", f.Code, f)
 		}
@@ -216,8 +220,7 @@ func check(t *testing.T, trees []tree) {
 	}
 }
 
-// severities are all causes by their severity; the second ExecStart= that
-// systemd refuses is an error of a cause that is a warning otherwise.
+// severities are all causes by their severity.
 var severities = map[string][]string{
 	"error": {"runner-override-lost", "credentials-unread", "source-untracked", "running-not-booted", "credential-name-mismatch", "secret-in-argv",
 		"secret-in-store", "secret-in-oem-strings", "secret-missing", "secret-too-open", "link-dangling"},

@@ -194,3 +194,15 @@ func replaced(argv []string, old, replacement string) []string {
 	}
 	return argv
 }
+
+// TestRefused: two programs are an error, since systemd starts neither; another program
+// is a warning.
+func TestRefused(t *testing.T) {
+	for severity, lines := range map[string][]string{"error": {"ExecStart=/root/try.sh"}, "warning": {"ExecStart=", "ExecStart=/root/try.sh"}} {
+		h := nixhost.New(t)
+		one(h, idle, func(vm *nixhost.VM) { vm.Service = lines })
+		if !slices.ContainsFunc(diagnose(t, h.Finish()).Findings, func(f finding) bool { return f.Code == "execstart-shadowed" && f.Severity == severity }) {
+			t.Errorf("%q is no %s", lines, severity)
+		}
+	}
+}

@@ -73,6 +73,7 @@ func (d *Draft) Check(p *plan.Plan, broken map[int]bool) ([]Row, diag.List) {
 		if set.secret {
 			row.Script = diag.Elided
 		}
+		row.Script, row.Plan = microvmnix.Shown(row.Script), microvmnix.Shown(row.Plan)
 		if row.Verdict == Lost && !refused[set.Key] && !strings.HasPrefix(set.Key, "credential[") { // said when the file was made
 			problems.Add(d.lost(set, row))
 		}
@@ -83,7 +84,7 @@ func (d *Draft) Check(p *plan.Plan, broken map[int]bool) ([]Row, diag.List) {
 			continue
 		}
 		met[set.Key] = true
-		row := Row{Key: set.Key, Plan: set.Value, Verdict: Added, Reason: d.added(set)}
+		row := Row{Key: set.Key, Plan: microvmnix.Shown(set.Value), Verdict: Added, Reason: d.added(set)}
 		if strings.HasPrefix(set.Key, "credential[") {
 			row.Plan = ""
 		}

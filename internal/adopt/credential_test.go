@@ -93,6 +93,11 @@ func TestNoValueIsShown(t *testing.T) {
 			refused(t, "in clear", r, "4", "oem_string[0]=api=…")
 		}
 	}
+	for _, words := range []string{"--cmdline 'quiet systemd.set_credential=KEY:s3cret'", "--user-device systemd.set_credential=KEY:s3cret"} {
+		if r := adopt(t, cloud("", words), "nix/store/r", Options{}); !r.problems.HasErrors() || strings.Contains(strings.ReplaceAll(r.String(), string(r.draft.Text), ""), "s3cret") {
+			t.Errorf("%s:\n%s", words, r)
+		}
+	}
 	r := adopt(t, cloud("", oem), "nix/store/r", Options{Public: []string{"KEY", "BIN"}})
 	if !strings.Contains(string(r.draft.Text), "\nSetCredential=KEY:s3cret\n") || !strings.Contains(string(r.draft.Text), "\nSetCredential=BIN:s3cret\n") {
 		t.Errorf("by --public:\n%s", r.draft.Text)

@@ -255,7 +255,7 @@ var (
 
 // inClear finds a credential with its value; vmm.notify_socket is an address. What
 // follows belongs to the value up to a separator that it cannot hold unquoted.
-var inClear = regexp.MustCompile(`(io\.systemd\.credential(?:\.binary)?:[^=,\]'"\s]+=|opt/io\.systemd\.credentials/[^,'"\s]+,string=|systemd\.set_credential(?:_binary)?=[^:\s'"]+:)[^,\]'"]*`)
+var inClear = regexp.MustCompile(`(io\.systemd\.credential(?:\.binary)?:[^=,\]'"\s]+=|opt/io\.systemd\.credentials/[^,'"\s]+,string=|systemd\.set_credential(?:_binary)?=[^:\s'"]+:|\bsecret,(?:[^\s'"]*,)?data=)[^,\]'"]*`)
 
 // parse gives all statements up to the first that is no shell.
 func (r *reader) parse() (stmts []*syntax.Stmt) {

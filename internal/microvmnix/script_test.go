@@ -221,7 +221,7 @@ func TestBadScripts(t *testing.T) {
 func TestMessagesHideValues(t *testing.T) {
 	for _, word := range []string{
 		`"oem_strings=[io.systemd.credential:API_KEY=s3cret,$x]"`, `"io.systemd.credential.binary:K=s3cret$x"`,
-		`"name=opt/io.systemd.credentials/K,string=s3cret,$x"`, `"systemd.set_credential=K:s3cret$x"`,
+		`"name=opt/io.systemd.credentials/K,string=s3cret,$x"`, `"systemd.set_credential=K:s3cret$x"`, `"secret,id=a,data=s3cret$x"`,
 	} {
 		_, problems := ParseScript("/run", []byte(generated("", "--platform "+word)))
 		if len(problems) != 1 || strings.Contains(fmt.Sprint(problems), "s3cret") {

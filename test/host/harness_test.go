@@ -18,6 +18,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/testkit/guest"
 	"github.com/ampoule-vm/ampoule/internal/testkit/need"
+	"github.com/ampoule-vm/ampoule/internal/testkit/nixeval"
 	"github.com/ampoule-vm/ampoule/internal/testkit/nspawn"
 )
 
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 	if built.dir != "" {
 		os.RemoveAll(built.dir)
 	}
+	nixeval.Remove()
 	os.Exit(code)
 }
 

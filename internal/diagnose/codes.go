@@ -46,7 +46,7 @@ func errorCodes() []Row {
 			Do:    "Change the secret, and give it to the VM as a credential that Ampoule delivers."},
 		{Code: "secret-in-store", Severity: diag.Error, vm: secretInStore,
 			Means: "A store path has the value of a credential. The store is readable by every user, and by every guest that shares it, and is copied to caches.",
-			Seen:  "`SetCredential=` in a unit, a source below /nix/store, and the units, scripts, environment files and sources of the VM in the store.",
+			Seen:  "`SetCredential=` in a unit (alone a warning, since its value need not be a secret), a source below /nix/store, and the units, scripts, environment files and sources of the VM in the store.",
 			Do:    "Change the secret, and keep it in a file outside the store (sops-nix, agenix, systemd-creds)."},
 		{Code: "secret-in-oem-strings", Severity: diag.Error, vm: secretInOEMStrings,
 			Means: "`microvm.cloud-hypervisor.platformOEMStrings` has a credential with its value: it is in the store and in the hypervisor's command line.",

@@ -296,6 +296,8 @@ type Leak struct {
 	At   Evidence
 	// Name is the credential's.
 	Name string
+	// Plain: a value that need not be a secret, of SetCredential=.
+	Plain bool
 }
 
 // mode is a file's permissions, in digits.

@@ -64,7 +64,10 @@ func (l *looker) leaks(vm *VM) {
 }
 
 func (vm *VM) leak(kind LeakKind, at Evidence, name string) {
-	k := Leak{Kind: kind, At: at, Name: name}
+	vm.leaks(Leak{Kind: kind, At: at, Name: name})
+}
+
+func (vm *VM) leaks(k Leak) {
 	if !slices.Contains(vm.Leaks, k) {
 		vm.Leaks = append(vm.Leaks, k)
 	}
@@ -186,7 +189,7 @@ func (l *looker) inUnit(vm *VM) {
 			continue
 		}
 		if real := vm.Unit.real(e.Origin.File); nixstore.Of(real) != "" {
-			vm.leak(InStore, Evidence{Path: e.Origin.File, Line: e.Origin.Line, What: "SetCredential= has the value of " + id + ", and the file is " + real}, id)
+			vm.leaks(Leak{Kind: InStore, At: Evidence{Path: e.Origin.File, Line: e.Origin.Line, What: "SetCredential= has the value of " + id + ", and the file is " + real}, Name: id, Plain: true})
 		}
 	}
 }

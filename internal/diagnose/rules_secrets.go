@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ampoule-vm/ampoule/internal/diag"
 )
 
 // stamp is a moment in a sentence.
@@ -187,10 +189,12 @@ func it(n int) string {
 func (vm *VM) leakOf(kind LeakKind, where, cause string) *Finding {
 	f := &Finding{Cause: cause}
 	var names []string
+	plain := true
 	for _, k := range vm.Leaks {
 		if k.Kind != kind {
 			continue
 		}
+		plain = plain && k.Plain
 		f.Evidence = append(f.Evidence, k.At)
 		if !slices.Contains(names, k.Name) {
 			names = append(names, k.Name)
@@ -200,7 +204,12 @@ func (vm *VM) leakOf(kind LeakKind, where, cause string) *Finding {
 		return nil
 	}
 	f.Title = "the value of " + list(names) + " is in " + where
-	f.Cure = append([]string{"# the secret was readable: change it where it is from. Then"}, configured(vm, names)...)
+	change := "# the secret was readable: change it where it is from. Then"
+	if plain {
+		f.raised, f.Severity = true, diag.Warning
+		change = "# a value that is no secret may stay. A secret was readable: change it where it is from. Then"
+	}
+	f.Cure = append([]string{change}, configured(vm, names)...)
 	return f
 }
 

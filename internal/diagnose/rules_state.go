@@ -291,7 +291,7 @@ func rootRunsReplaceable(h *Host) *Finding {
 		Evidence: append([]Evidence{}, h.RootUnits...),
 		Cause:    "microvm.nix gives the state directory and the VMs' directories to the user microvm, and its units execute what the link current in them leads to as root.",
 		Cure: []string{"# have root own the directories, where the VM's user need not write there:", "chown root: " + quote(h.at(h.StateDir)), "chmod 0755 " + quote(h.at(h.StateDir)),
-			"# a VM that Ampoule starts needs none of these units: docs/nixos.md"},
+			"# what Ampoule itself executes as root for a VM comes from the store: docs/nixos.md"},
 	}
 	replaceable := false
 	note := func(p string, info *nixstore.Info) {

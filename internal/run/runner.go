@@ -17,6 +17,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/credential"
 	"github.com/ampoule-vm/ampoule/internal/process"
+	"github.com/ampoule-vm/ampoule/internal/secret"
 	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/state"
 )
@@ -144,7 +145,7 @@ func planMemfd(data []byte) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("holding the plan in memory: %w", err)
 	}
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err != nil {
+	if err := secret.Seal(int(f.Fd())); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("sealing the plan: %w", err)
 	}

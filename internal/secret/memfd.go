@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,10 +124,25 @@ func newMemfd(name string, v *Value, pieces []Piece) (m *Memfd, err error) {
 	if err := unix.Fchmod(fd, 0o400); err != nil {
 		return m, os.NewSyscallError("fchmod", err)
 	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, memfdSeals); err != nil {
-		return m, os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
+	return m, Seal(fd)
+}
+
+// sealPatience is how long pages of a memory file may be in somebody's hands.
+const sealPatience = 10 * time.Second
+
+// Seal makes a memory file unchangeable.
+//
+// The kernel refuses with EBUSY as long as anybody holds one of its pages, and
+// waits for that itself for some 150 milliseconds (memfd_wait_for_pins in
+// mm/memfd.c). So long the kernel can hold them too, where it moves memory about
+// on a host that is short of it: that passes, and no start fails of it.
+func Seal(fd int) error {
+	for until := time.Now().Add(sealPatience); ; time.Sleep(10 * time.Millisecond) {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, memfdSeals)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(until) {
+			return os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
+		}
 	}
-	return m, nil
 }
 
 // writeAt puts the piece at an offset of a memory file. A file is copied by the

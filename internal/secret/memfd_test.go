@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -178,4 +179,45 @@ func TestMemfdBefore(t *testing.T) {
 		t.Fatalf("without a file: %v", err)
 	}
 	only.Close()
+}
+
+// A page of the file that the kernel has in its hands, here in a pipe, delays the
+// seal and does not make it fail.
+func TestSealWaitsForPages(t *testing.T) {
+	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	page := bytes.Repeat([]byte("x"), os.Getpagesize())
+	if _, err := unix.Pwrite(fd, page, 0); err != nil {
+		t.Fatal(err)
+	}
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	defer to.Close()
+	offset := int64(0)
+	if _, err := unix.Splice(fd, &offset, int(to.Fd()), nil, len(page), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, memfdSeals); !errors.Is(err, unix.EBUSY) {
+		t.Skipf("this kernel does not mind a page in a pipe: %v", err)
+	}
+	read := make(chan error, 1)
+	time.AfterFunc(500*time.Millisecond, func() {
+		_, err := io.ReadFull(from, page)
+		read <- err
+	})
+	if err := Seal(fd); err != nil {
+		t.Errorf("sealing: %v", err)
+	}
+	if err := <-read; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Pwrite(fd, page, 0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("writing behind the seal: %v", err)
+	}
 }

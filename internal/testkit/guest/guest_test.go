@@ -127,7 +127,7 @@ func bootTwice(t *testing.T, g Guest, machine string) {
 		if disks := []Disk{{"vda", 1 << 20, true, "proof"}}; !reflect.DeepEqual(report.Disks, disks) {
 			t.Errorf("boot %d: disks %+v", report.Boot, report.Disks)
 		}
-		for name, value := range map[string]string{"cpus": "2", "power-button": "ready", "load-result": "success"} {
+		for name, value := range map[string]string{"cpus": "1", "power-button": "ready", "load-result": "success"} {
 			if report.Info[name] != value {
 				t.Errorf("boot %d: %s is %q, want %q", report.Boot, name, report.Info[name], value)
 			}

@@ -22,7 +22,7 @@ const (
 	// emulation.
 	shareMiB = 64
 	// shareRounds of each guest, in turn.
-	shareRounds = 31
+	shareRounds = 61
 )
 
 // shareVM is the name of our VM, and shareTag that of its share.

@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/microvmnix"
@@ -98,12 +99,12 @@ func (d *Draft) Check(p *plan.Plan, broken map[int]bool) ([]Row, diag.List) {
 }
 
 // inList takes a key of a list apart: disk, 1 and .path.
-var inList = regexp.MustCompile(`^(disk|net|share|device|port)\[(\d+)\](.*)$`)
+var inList = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(disk|net|share|device|port)\[(\d+)\](.*)$`) })
 
 // place is the key that a setting of the script has in the plan: the elements that
 // the operator left out are not counted there.
 func (d *Draft) place(key string) string {
-	m := inList.FindStringSubmatch(key)
+	m := inList().FindStringSubmatch(key)
 	if m == nil {
 		return key
 	}
@@ -187,7 +188,7 @@ func (d *Draft) lost(set Setting, row Row) diag.Problem {
 		}
 		return p
 	}
-	base, _, _ := strings.Cut(generalised.ReplaceAllString(key, "[]"), "=")
+	base, _, _ := strings.Cut(general(key), "=")
 	if cure := cures()[base]; cure != "" {
 		p.Accepted = cure + ", and repeat with --without " + key
 	} else {
@@ -205,8 +206,11 @@ func (d *Draft) lost(set Setting, row Row) diag.Problem {
 	return p
 }
 
-// generalised are the indexes in keys.
-var generalised = regexp.MustCompile(`\[[^\]]*\]`)
+// indexes are those in keys.
+var indexes = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\[[^\]]*\]`) })
+
+// general is a key for any index: disk[].path.
+func general(key string) string { return indexes().ReplaceAllString(key, "[]") }
 
 // judge compares a setting with the plan's of that key, nil where there is none.
 func (d *Draft) judge(set Setting, other *Setting) (verdict Verdict, reason string, warn bool) {
@@ -217,7 +221,7 @@ func (d *Draft) judge(set Setting, other *Setting) (verdict Verdict, reason stri
 	if other != nil {
 		value = other.Value
 	}
-	key := generalised.ReplaceAllString(set.Key, "[]")
+	key := general(set.Key)
 	if d.options.External {
 		if reason := external(key); reason != "" {
 			return Differs, reason, false
@@ -270,7 +274,7 @@ func (d *Draft) same(set, other Setting) bool {
 	if set.Value == other.Value {
 		return true
 	}
-	switch key := generalised.ReplaceAllString(set.Key, "[]"); key {
+	switch key := general(set.Key); key {
 	case "share[].socket":
 		return d.options.External && place(set.Value, d.options.StateDir) == other.Value
 	case "disk[].path", "share[].source":
@@ -306,7 +310,7 @@ func ownStatements() map[string]string {
 // added says why a setting is there that the script does not have; empty where
 // nothing says it.
 func (d *Draft) added(set Setting) string {
-	key := generalised.ReplaceAllString(set.Key, "[]")
+	key := general(set.Key)
 	for _, i := range additions() {
 		if i.key == key && (i.hypervisor == "" || i.hypervisor == d.Hypervisor) && (i.when == nil || i.when("", set.Value)) {
 			return i.reason

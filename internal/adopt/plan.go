@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/ampoule-vm/ampoule/internal/microvmnix"
 	"github.com/ampoule-vm/ampoule/internal/plan"
@@ -100,7 +101,7 @@ func plannedOption(s *sheet, o option) {
 }
 
 // element is a place in a request's body that belongs to one of several.
-var element = regexp.MustCompile(`^/(disks|fs|devices)/(\d+)/(.+)$`)
+var element = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/(disks|fs|devices)/(\d+)/(.+)$`) })
 
 // plannedRequest are the settings of a request.
 func plannedRequest(s *sheet, vm *plan.VM, r plan.Request) {
@@ -135,7 +136,7 @@ func plannedRequest(s *sheet, vm *plan.VM, r plan.Request) {
 		case plan.AskVSock:
 			value = "in the runtime directory"
 		}
-		m := element.FindStringSubmatch(at)
+		m := element().FindStringSubmatch(at)
 		switch {
 		case r.Path == "/actions" || at == "":
 		case net != "":

@@ -1,7 +1,6 @@
 package microvmnix
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,7 +25,7 @@ const (
 
 // under finds what is named below the credentials directory in a flattened word. An
 // absolute path below /run/credentials has the unit's name in between.
-var under = regexp.MustCompile("(?:\x01|/run/credentials/(?:[^/\x01 ]+))/+([^/ '\"\x01,;:)}\\]]*)")
+var under = pattern("(?:\x01|/run/credentials/(?:[^/\x01 ]+))/+([^/ '\"\x01,;:)}\\]]*)")
 
 // newCredentials notes what the statements set their variables to.
 func newCredentials(stmts []*syntax.Stmt) *credentials {
@@ -60,7 +59,7 @@ func (c *credentials) read(stmts []*syntax.Stmt, text []byte) []Credential {
 func (c *credentials) texts(w *syntax.Word) []string {
 	out := c.flatten(w)
 	for i := range out {
-		out[i] = argument.ReplaceAllString(strings.ReplaceAll(out[i], string(directory), string(unknown)), string(unknown))
+		out[i] = argument().ReplaceAllString(strings.ReplaceAll(out[i], string(directory), string(unknown)), string(unknown))
 	}
 	return out
 }
@@ -176,7 +175,7 @@ func (c *credentials) parameter(p *syntax.ParamExp) []string {
 	return []string{string(unknown)}
 }
 
-var argument = regexp.MustCompile("\x02([1-9])")
+var argument = pattern("\x02([1-9])")
 
 // visit finds the reads; within is the function around them.
 func (c *credentials) visit(root syntax.Node, within string) {
@@ -197,12 +196,12 @@ func (c *credentials) visit(root syntax.Node, within string) {
 }
 
 func (c *credentials) word(text string, line int, within string) {
-	for _, m := range under.FindAllStringSubmatch(text, -1) {
+	for _, m := range under().FindAllStringSubmatch(text, -1) {
 		name := m[1]
 		if name == "" {
 			continue
 		}
-		at := argument.FindStringSubmatchIndex(name)
+		at := argument().FindStringSubmatchIndex(name)
 		if at == nil || within == "" {
 			if at != nil {
 				name = string(unknown)
@@ -238,11 +237,11 @@ func (c *credentials) calls(root syntax.Node) {
 }
 
 // inText finds reads in what is no shell, or none that parses.
-var inText = regexp.MustCompile(`(?:\$\{?CREDENTIALS_DIRECTORY(?::-[^}]*)?\}?["']?|environ\[["']CREDENTIALS_DIRECTORY["']\]\s*\+?\s*["']?|/run/credentials/[^/\s"']+)/+([A-Za-z0-9_.@*-]+)`)
+var inText = pattern(`(?:\$\{?CREDENTIALS_DIRECTORY(?::-[^}]*)?\}?["']?|environ\[["']CREDENTIALS_DIRECTORY["']\]\s*\+?\s*["']?|/run/credentials/[^/\s"']+)/+([A-Za-z0-9_.@*-]+)`)
 
 // text searches from an offset on.
 func (c *credentials) text(text []byte, from int) {
-	for _, m := range inText.FindAllSubmatchIndex(text[from:], -1) {
+	for _, m := range inText().FindAllSubmatchIndex(text[from:], -1) {
 		c.add(string(text[from+m[2]:from+m[3]]), 1+strings.Count(string(text[:from+m[0]]), "\n"))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -242,20 +243,26 @@ func (r *reader) source(node syntax.Node) string {
 // Shown makes a piece of a script or of a command line fit for a message: on one
 // line, and without the value of a credential that stands in it.
 func Shown(text string) string {
-	text = inClear.ReplaceAllString(strings.Join(strings.Fields(text), " "), "${1}"+diag.Elided)
-	return oemStrings.ReplaceAllStringFunc(text, func(list string) string { return oemValue.ReplaceAllString(list, "${1}="+diag.Elided) })
+	text = inClear().ReplaceAllString(strings.Join(strings.Fields(text), " "), "${1}"+diag.Elided)
+	return oemStrings().ReplaceAllStringFunc(text, func(list string) string { return oemValue().ReplaceAllString(list, "${1}="+diag.Elided) })
+}
+
+// pattern compiles an expression when it is first used: most runs of the program never
+// see a script.
+func pattern(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }
 
 // oemStrings is such a list, which is where people put secrets by other names too,
 // and oemValue the value of one.
 var (
-	oemStrings = regexp.MustCompile(`oem_strings=\[[^\]]*`)
-	oemValue   = regexp.MustCompile(`([\[,][^=,\]]+)=[^,\]]*`)
+	oemStrings = pattern(`oem_strings=\[[^\]]*`)
+	oemValue   = pattern(`([\[,][^=,\]]+)=[^,\]]*`)
 )
 
 // inClear finds a credential with its value; vmm.notify_socket is an address. What
 // follows belongs to the value up to a separator that it cannot hold unquoted.
-var inClear = regexp.MustCompile(`(io\.systemd\.credential(?:\.binary)?:[^=,\]'"\s]+=|opt/io\.systemd\.credentials/[^,'"\s]+,string=|systemd\.set_credential(?:_binary)?=[^:\s'"]+:|\bsecret,(?:[^\s'"]*,)?data=)[^,\]'"]*`)
+var inClear = pattern(`(io\.systemd\.credential(?:\.binary)?:[^=,\]'"\s]+=|opt/io\.systemd\.credentials/[^,'"\s]+,string=|systemd\.set_credential(?:_binary)?=[^:\s'"]+:|\bsecret,(?:[^\s'"]*,)?data=)[^,\]'"]*`)
 
 // parse gives all statements up to the first that is no shell.
 func (r *reader) parse() (stmts []*syntax.Stmt) {

@@ -132,13 +132,10 @@ func (l *lexer) string() (from, to int) {
 			to = l.pos
 			l.advance(1)
 			return from, to
-		case rest[0] == '\\', strings.HasPrefix(rest, "$$"):
+		case rest[0] == '\\':
 			l.advance(2)
-		case strings.HasPrefix(rest, "${"):
-			l.advance(2)
-			l.interpolation()
 		default:
-			l.advance(1)
+			l.content()
 		}
 	}
 	return from, l.pos
@@ -159,16 +156,26 @@ func (l *lexer) indented() (from, to int) {
 			to = l.pos
 			l.advance(2)
 			return from, to
-		case strings.HasPrefix(rest, "$$"):
-			l.advance(2)
-		case strings.HasPrefix(rest, "${"):
-			l.advance(2)
-			l.interpolation()
 		default:
-			l.advance(1)
+			l.content()
 		}
 	}
 	return from, l.pos
+}
+
+// content passes over what means the same in both kinds of strings: an interpolation,
+// "$$", which begins none, or a character.
+func (l *lexer) content() {
+	rest := l.text[l.pos:]
+	switch {
+	case strings.HasPrefix(rest, "$$"):
+		l.advance(2)
+	case strings.HasPrefix(rest, "${"):
+		l.advance(2)
+		l.interpolation()
+	default:
+		l.advance(1)
+	}
 }
 
 // interpolation passes over what stands between "${" and its brace, strings with

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/diag"
 	"github.com/ampoule-vm/ampoule/internal/nixstore"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 )
 
 func flakePinned(h *Host, vm *VM) *Finding {
@@ -212,8 +213,8 @@ func (vm *VM) wantsRestart() (bool, Evidence) {
 			return true, Evidence{}
 		}
 	}
-	value, known := boolean(e.Value)
-	return !known || value, at(e, "X-RestartIfChanged="+e.Value)
+	value, err := spec.ParseBoolean(e.Value)
+	return err != nil || value, at(e, "X-RestartIfChanged="+e.Value)
 }
 
 func restartNotWanted(h *Host, vm *VM) *Finding {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ampoule-vm/ampoule/internal/layer"
 	"github.com/ampoule-vm/ampoule/internal/nixstore"
+	"github.com/ampoule-vm/ampoule/internal/spec"
 	"github.com/ampoule-vm/ampoule/internal/unitfile"
 )
 
@@ -215,8 +216,8 @@ func (u *Unit) lists(key, name string) bool {
 // hasDefaults reports whether systemd adds its default dependencies.
 func (u *Unit) hasDefaults() bool {
 	e, ok := u.last("Unit", "DefaultDependencies")
-	value, known := boolean(e.Value)
-	return !ok || !known || value
+	value, err := spec.ParseBoolean(e.Value)
+	return !ok || err != nil || value
 }
 
 // real is where the file that a line stands in lies.
@@ -277,17 +278,6 @@ func specifiers(s, unit string) string {
 		}
 	}
 	return b.String()
-}
-
-// bool reads one of systemd's; false for what is none.
-func boolean(s string) (value, ok bool) {
-	switch strings.ToLower(s) {
-	case "1", "yes", "y", "true", "t", "on":
-		return true, true
-	case "0", "no", "n", "false", "f", "off":
-		return false, true
-	}
-	return false, false
 }
 
 // program returns the words of a command line of a unit, without the prefixes that
